@@ -1,0 +1,139 @@
+"""Layouts: which box of an array each rank of a grid has or needs.
+
+A layout is data: per array dim, the grid axes that cut it and the interval for every combination of their
+coordinates.  The dims are independent, so a rank's box is the product of one interval per dim.
+
+    Y (N=4, K=6) on grid "n2 k2 c2":        dim N: axes (n),    intervals [0,2) [2,4)
+        at rest, every axis cuts            dim K: axes (k, c), intervals [0,2) [2,3) [3,5) [5,6)
+        something: one owner an element                         k=0: c=0, c=1   k=1: c=0, c=1
+
+An axis that cuts no dim is *whole* (every rank along it has the same box, a copy) or *owed* (every rank
+along it has a term of a sum not yet made).  Which of the two it is belongs to the value, not to the layout:
+`Exchange` (exchange.py) adds up what overlaps, and at rest nothing overlaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from math import prod
+
+from gridnn.geometry.grid import AXES, GridShape, Scheme
+from gridnn.geometry.interval import Box, Interval, extents_of
+from gridnn.geometry.window import SpaceMap
+
+
+@dataclass(frozen=True)
+class Dim:
+    """How one array dim is cut: the axes, and an interval per combination of their coordinates."""
+
+    extent: int
+    axes: tuple[str, ...]
+    intervals: tuple[Interval, ...]
+
+
+def cut(extent: int, grid: GridShape, axes: Sequence[str], grain: int = 1) -> Dim:
+    """Cut a dim by `axes`, the later inside the earlier, in balanced blocks of multiples of `grain`."""
+    axes = tuple(a for a in axes if grid[a] > 1)
+    intervals = [Interval(0, extent // grain)]
+    for axis in axes:
+        intervals = [i.block(grid[axis], part) for i in intervals for part in range(grid[axis])]
+    return Dim(extent, axes, tuple(i.scale(grain) for i in intervals))
+
+
+def whole(extent: int) -> Dim:
+    """Leave a dim whole on every rank."""
+    return Dim(extent, (), (Interval(0, extent),))
+
+
+def windows(out: Dim, space: SpaceMap, extent: int) -> Dim:
+    """Return what the blocks of an output dim read of an input dim of `extent`."""
+    return Dim(extent, out.axes, tuple(space.needs(i, extent).interval for i in out.intervals))
+
+
+def part(out: Dim, offset: int, extent: int) -> Dim:
+    """Return the piece of every block that lies in ``[offset, offset + extent)``, counted from `offset`."""
+    inside = Interval(offset, offset + extent)
+    pieces = tuple((i & inside).shift(-offset) for i in out.intervals)
+    return Dim(extent, out.axes, tuple(p if p.size else Interval(0, 0) for p in pieces))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Boxes of one array on the ranks of one scheme; equal data means equal layout."""
+
+    scheme: Scheme
+    dims: tuple[Dim, ...]
+
+    def __post_init__(self) -> None:
+        axes = [a for d in self.dims for a in d.axes]
+        assert len(axes) == len(set(axes)), f"an axis cuts two dims: {axes}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Global shape of the array."""
+        return tuple(d.extent for d in self.dims)
+
+    @cached_property
+    def uncut(self) -> tuple[str, ...]:
+        """Axes of the grid that cut no dim: whole or owed, as the value says."""
+        cutting = {a for d in self.dims for a in d.axes}
+        return tuple(a for a in self.scheme.grid.used if a not in cutting)
+
+    @property
+    def copies(self) -> int:
+        """How many ranks have the same box."""
+        return prod(self.scheme.grid[a] for a in self.uncut)
+
+    @cached_property
+    def at_rest(self) -> bool:
+        """True when every element has exactly one owner."""
+        return not self.uncut and all(_tiles(d) for d in self.dims)
+
+    def box(self, rank: int) -> Box:
+        """Return the box of a world rank; an empty box for ranks outside the scheme."""
+        if rank not in self.scheme.ranks:
+            return tuple(Interval(0, 0) for _ in self.dims)
+        coords = dict(zip(AXES, self.scheme.coords(rank), strict=True))
+        return tuple(d.intervals[self._index(d, coords)] for d in self.dims)
+
+    def block_shape(self, rank: int) -> tuple[int, ...]:
+        """Return the array shape of a rank's box."""
+        return extents_of(self.box(rank))
+
+    def _index(self, dim: Dim, coords: dict[str, int]) -> int:
+        index = 0
+        for axis in dim.axes:
+            index = index * self.scheme.grid[axis] + coords[axis]
+        return index
+
+    def meeting(self, box: Box) -> Iterator[tuple[int, Box]]:
+        """Yield every rank whose box meets `box`, with the (never empty) intersection, ranks ascending."""
+        found: list[tuple[int, Box]] = []
+        per_dim = [
+            [(index, i & want) for index, i in enumerate(d.intervals) if (i & want).size]
+            for d, want in zip(self.dims, box, strict=True)
+        ]
+        grid = self.scheme.grid
+        for blocks in product(*per_dim):
+            coords = dict.fromkeys(AXES, 0)
+            for dim, (index, _) in zip(self.dims, blocks, strict=True):
+                for axis in reversed(dim.axes):
+                    index, coords[axis] = divmod(index, grid[axis])
+            inside = tuple(i for _, i in blocks)
+            for copy in product(*(range(grid[a]) for a in self.uncut)):
+                coords.update(zip(self.uncut, copy, strict=True))
+                found.append((self.scheme.first + grid.rank(coords[a] for a in AXES), inside))
+        yield from sorted(found)
+
+
+def _tiles(dim: Dim) -> bool:
+    """True when the intervals of a dim tile its extent in order."""
+    at = 0
+    for i in dim.intervals:
+        if i.size and i.start != at:
+            return False
+        at += i.size
+    return at == dim.extent
