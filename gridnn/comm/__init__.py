@@ -1,0 +1,1 @@
+"""Arrays between processes: the one room that names MPI."""

@@ -1,0 +1,81 @@
+"""Agreement: an error of one rank becomes an error of all, so that none waits for ever."""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from mpi4py import MPI
+
+from gridnn.comm.world import World
+from gridnn.errors import GridnnError
+
+
+@contextmanager
+def agreed(world: World) -> Iterator[None]:
+    """Do something that may fail on some ranks only; raise the first rank's error on all.
+
+    What stands inside must not communicate.  Collective at its end.
+
+    Raises
+    ------
+    GridnnError
+        Of the class and with the message of the lowest rank that failed.
+    """
+    mine: GridnnError | None = None
+    try:
+        yield
+    except GridnnError as error:
+        mine = error
+    told = world.comm.allgather(None if mine is None else (type(mine), str(mine)))
+    failed = [(rank, what) for rank, what in enumerate(told) if what is not None]
+    if failed:
+        rank, (kind, message) = failed[0]
+        alone = f" (rank {rank} only)" if len(failed) == 1 and world.size > 1 else ""
+        raise kind(message + alone)
+
+
+class Watchdog:
+    """Ends the run when nothing was heard of the main thread for `limit_s` seconds.
+
+    A rank stuck in a collective cannot raise, so a thread prints every stack of this rank and aborts all.
+    """
+
+    def __init__(self, world: World, limit_s: float, say: Callable[[str], None]) -> None:
+        self._world, self._limit_s, self._say = world, limit_s, say
+        self._heard = time.monotonic()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def heard(self) -> None:
+        """Tell the watchdog that the run goes on."""
+        self._heard = time.monotonic()
+
+    def _watch(self) -> None:
+        while not self._done.wait(min(1.0, self._limit_s / 4)):
+            if time.monotonic() - self._heard > self._limit_s:
+                self._say(
+                    f"rank {self._world.rank}: no step ended for {self._limit_s:g} s; some rank is stuck or lost.  "
+                    "All ranks are stopped; raise comm.timeout_s if steps may take longer.  Stacks of this rank follow."
+                )
+                faulthandler.dump_traceback(sys.stderr, all_threads=True)
+                abort(3)
+
+
+def abort(code: int) -> None:
+    """End all processes of the run now."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    MPI.COMM_WORLD.Abort(code)

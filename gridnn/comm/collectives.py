@@ -1,0 +1,90 @@
+"""Collectives over the ranks that share a block: sums of gradients and statistics, maxima, gathered shares.
+
+All count themselves in the ledger.  The non-blocking ones return an MPI request that `finish` awaits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from mpi4py import MPI
+
+from gridnn.comm.world import Array, World
+from gridnn.geometry.interval import Interval
+from gridnn.geometry.traffic import Key, owned
+
+OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
+
+
+def all_reduce(world: World, ranks: tuple[int, ...], array: Array, key: Key, how: str = "sum") -> Array:
+    """Return the elementwise sum, max or min of `array` over `ranks`; alone, the array itself."""
+    if len(ranks) < 2 or array.size == 0:
+        return array
+    out = np.empty_like(array)
+    with world.clock.phase("allreduce"):
+        world.group(ranks).Allreduce(np.ascontiguousarray(array), out, OPERATIONS[how])
+    _count_allreduce(world, ranks, array, [(key, array.size)])
+    return out
+
+
+def start_sum(world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]) -> MPI.Request | None:
+    """Start to sum a contiguous 1-D array in place over `ranks`; `parts` are the keys and sizes of its segments."""
+    if len(ranks) < 2 or array.size == 0:
+        return None
+    with world.clock.phase("allreduce"):
+        request = world.group(ranks).Iallreduce(MPI.IN_PLACE, array)
+    _count_allreduce(world, ranks, array, parts)
+    return request
+
+
+def start_reduce_scatter(
+    world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]
+) -> tuple[MPI.Request | None, Array]:
+    """Start to sum a 1-D array over `ranks`, each keeping its balanced block; returns the request and the block."""
+    if len(ranks) < 2 or array.size == 0:
+        return None, array
+    blocks = [Interval(0, array.size).block(len(ranks), i) for i in range(len(ranks))]
+    share = np.empty(blocks[ranks.index(world.rank)].size, array.dtype)
+    with world.clock.phase("reduce_scatter"):
+        request = world.group(ranks).Ireduce_scatter(array, share, [b.size for b in blocks])
+    for at, ((key, _), mine) in enumerate(zip(parts, _owned(world, ranks, array, parts), strict=True)):
+        world.ledger.add(key, at == 0, (len(ranks) - 1) * mine * share.itemsize)
+    return request, share
+
+
+def all_gather_shares(world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]) -> None:
+    """Fill a 1-D array, of which every rank of `ranks` holds its balanced block, on all of them."""
+    if len(ranks) < 2 or array.size == 0:
+        return
+    blocks = [Interval(0, array.size).block(len(ranks), i) for i in range(len(ranks))]
+    with world.clock.phase("allgather"):
+        world.group(ranks).Allgatherv(MPI.IN_PLACE, [array, [b.size for b in blocks]])
+    for at, ((key, size), mine) in enumerate(zip(parts, _owned(world, ranks, array, parts), strict=True)):
+        world.ledger.add(key, at == 0, (size - mine) * array.itemsize)
+
+
+def finish(world: World, request: MPI.Request | None, kind: str) -> None:
+    """Await a started collective."""
+    if request is not None:
+        with world.clock.phase(f"{kind} wait"):
+            request.Wait()
+
+
+def poll(requests: Sequence[MPI.Request | None]) -> None:
+    """Give MPI a moment: most libraries move non-blocking data only inside calls."""
+    for request in requests:
+        if request is not None:
+            request.Test()
+
+
+def _count_allreduce(world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]) -> None:
+    for at, ((key, size), mine) in enumerate(zip(parts, _owned(world, ranks, array, parts), strict=True)):
+        world.ledger.add(key, at == 0, ((len(ranks) - 1) * mine + size - mine) * array.itemsize)
+
+
+def _owned(world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]) -> list[int]:
+    """Return how much of each segment of the buffer handed to MPI lies in this rank's balanced block."""
+    sizes = [size for _, size in parts]
+    assert sum(sizes) == array.size, f"{parts[0][0]}: segments of {sum(sizes)} in a buffer of {array.size}"
+    return owned(sizes, len(ranks), ranks.index(world.rank))

@@ -1,0 +1,155 @@
+"""Movers: the exchanges of geometry carried out over MPI.
+
+`start` packs, posts and returns at once; `Pending.wait` completes and unpacks.  A mover and its transpose are
+the same code on an exchange and its transpose.  All ranks start all exchanges in the same order, so
+messages between two ranks match in the order they were posted.
+
+Memory order: boxes are packed C-contiguous, one message a peer; collectives over one contiguous buffer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import DTypeLike
+
+from gridnn.comm.world import Array, World
+from gridnn.geometry.exchange import Exchange, Piece
+from gridnn.geometry.interval import Box, extents_of, local_slices, volume
+from gridnn.geometry.traffic import Key
+
+
+class Route:
+    """What one rank does in one exchange: integers only, made once."""
+
+    def __init__(self, exchange: Exchange, rank: int) -> None:
+        self.kind = exchange.kind
+        self.group = exchange.group(rank)
+        self.source: Box = exchange.source.box(rank)
+        self.target: Box = exchange.target.box(rank)
+        self.sends: list[Piece] = exchange.sends(rank)
+        self.receives: list[Piece] = exchange.receives(rank)
+        self.adds = not exchange.source.at_rest
+        self.same = self.source == self.target
+        if self.kind in ("allgather", "reduce_scatter"):  # every member has a place, if an empty one
+            self.sources = [exchange.source.box(r) for r in self.group]
+            self.targets = [exchange.target.box(r) for r in self.group]
+
+
+class Pending:
+    """An exchange on its way.
+
+    Attributes
+    ----------
+    own : array
+        What the rank gave, in the source layout; an overlapping computation may read it before `wait`.
+    """
+
+    def __init__(self, world: World, path: Route, own: Array, dtype: DTypeLike) -> None:
+        self.world, self.path, self.own, self.dtype = world, path, own, dtype
+        self.requests: list[MPI.Request] = []
+        self.arrived: list[tuple[Box, Array]] = []
+        self.kept: list[Array] = []
+        self.result: Array | None = None
+
+    @classmethod
+    def arrived_already(cls, world: World, array: Array) -> Pending:
+        """Return an exchange that needed no message: what the rank read is what it wants."""
+        pending = cls.__new__(cls)
+        pending.world, pending.own, pending.result, pending.requests = world, array, array, []
+        return pending
+
+    @property
+    def partial(self) -> bool:
+        """True while something is on its way to this rank and the rank holds a part already."""
+        return self.result is None and self.path.kind == "halo" and bool(self.requests) and self.own.size > 0
+
+    def wait(self) -> Array:
+        """Complete the exchange and return the array in the target layout."""
+        if self.result is None:
+            kind = self.path.kind
+            if self.requests:
+                with self.world.clock.phase(f"{kind} wait"):
+                    MPI.Request.Waitall(self.requests)
+            with self.world.clock.phase("compute" if kind == "none" else kind):
+                self.result = self._unpack()
+            self.requests, self.arrived, self.kept = [], [], []
+        return self.result
+
+    def _unpack(self) -> Array:
+        path, shape = self.path, extents_of(self.path.target)
+        if path.kind == "none" and path.same:
+            return self.own
+        parts = self.arrived
+        if path.kind != "allgather" and path.kind != "reduce_scatter":
+            # The own piece stands at its place among the peers, so that sums have one order on every run.
+            mine = [(box, self.own[local_slices(box, path.source)]) for peer, box in path.receives if peer == self.world.rank]
+            parts = sorted([*parts, *mine], key=lambda part: part[0])
+        if len(parts) == 1 and parts[0][0] == path.target:
+            return parts[0][1]
+        out: Array = np.zeros(shape, self.dtype)
+        for box, array in parts:
+            where = local_slices(box, path.target)
+            if path.adds:
+                out[where] += array
+            else:
+                out[where] = array
+        return out
+
+
+def start(world: World, path: Route, array: Array, key: Key, dtype: DTypeLike) -> Pending:
+    """Start to take `array` (the rank's source box) to the target layout.
+
+    Parameters
+    ----------
+    array
+        Of the shape of the rank's source box, empty on ranks outside the source's scheme.
+    key
+        What the traffic is counted under.
+    """
+    assert array.shape == extents_of(path.source), f"{key}: array {array.shape}, box {extents_of(path.source)}"
+    pending = Pending(world, path, array, dtype)
+    if path.group:
+        with world.clock.phase(path.kind):
+            {"allgather": _gather, "reduce_scatter": _scatter}.get(path.kind, _point_to_point)(world, pending, key)
+    return pending
+
+
+def _point_to_point(world: World, pending: Pending, key: Key) -> None:
+    path, received = pending.path, 0
+    for peer, box in path.receives:
+        if peer != world.rank:
+            buffer = np.empty(extents_of(box), pending.dtype)
+            pending.arrived.append((box, buffer))
+            pending.requests.append(world.comm.Irecv(buffer, peer))
+            received += buffer.nbytes
+    world.ledger.add(key, len(pending.requests), received)
+    for peer, box in path.sends:
+        if peer != world.rank:
+            buffer = np.ascontiguousarray(pending.own[local_slices(box, path.source)])
+            pending.kept.append(buffer)
+            pending.requests.append(world.comm.Isend(buffer, peer))
+
+
+def _gather(world: World, pending: Pending, key: Key) -> None:
+    path = pending.path
+    own, counts = np.ascontiguousarray(pending.own), [volume(box) for box in path.sources]
+    buffer = np.empty(sum(counts), pending.dtype)
+    pending.requests.append(world.group(path.group).Iallgatherv(own, [buffer, counts]))
+    world.ledger.add(key, 1, buffer.nbytes - own.nbytes)
+    pending.kept.append(own)
+    starts = np.cumsum([0, *counts])
+    for box, first, count in zip(path.sources, starts, counts, strict=False):
+        if count:
+            pending.arrived.append((box, buffer[first : first + count].reshape(extents_of(box))))
+
+
+def _scatter(world: World, pending: Pending, key: Key) -> None:
+    path = pending.path
+    counts = [volume(box) for box in path.targets]
+    packed = np.concatenate([pending.own[local_slices(box, path.source)].ravel() for box in path.targets])
+    buffer = np.empty(extents_of(path.target), pending.dtype)
+    pending.requests.append(world.group(path.group).Ireduce_scatter(packed, buffer, counts))
+    world.ledger.add(key, 1, (len(path.group) - 1) * buffer.nbytes)
+    pending.kept.append(packed)
+    pending.arrived.append((path.target, buffer))

@@ -1,0 +1,94 @@
+"""The world: all processes of a run, their communicators, what they sent and how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from gridnn.comm.clock import Clock
+from gridnn.errors import InputError
+from gridnn.geometry.traffic import Traffic
+
+try:
+    from mpi4py import MPI
+except ImportError as missing:  # no mpi4py, or no MPI library behind it
+    raise InputError(
+        f'gridnn needs mpi4py and an MPI to run ({missing}); install both with: pip install "gridnn[mpi]", '
+        'or, for the MPI of your site: pip install "gridnn[site-mpi]"'
+    ) from missing
+
+Array = NDArray[Any]
+
+
+class World:
+    """Communicators, ledger and clock of one rank; a context manager that frees what it made.
+
+    Parameters
+    ----------
+    comm
+        The communicator of the run; it is duplicated, so that no message of others is ever met.
+    """
+
+    def __init__(self, comm: MPI.Intracomm) -> None:
+        self.comm = comm.Dup()
+        self.rank, self.size = self.comm.rank, self.comm.size
+        self.ledger = Traffic()
+        self.clock = Clock()
+        self._groups: dict[tuple[int, ...], MPI.Intracomm] = {tuple(range(self.size)): self.comm}
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:  # after an error others may not follow: freeing could wait for ever
+            self.close()
+
+    def close(self) -> None:
+        """Free the communicators.  Collective."""
+        for comm in self._groups.values():
+            comm.Free()
+        self._groups.clear()
+
+    def group(self, ranks: tuple[int, ...]) -> MPI.Intracomm:
+        """Return the communicator of `ranks` (ascending world ranks), made on first use by its members."""
+        if ranks not in self._groups:
+            group = self.comm.group.Incl(ranks)
+            self._groups[ranks] = self.comm.Create_group(group, tag=ranks[0])
+            group.Free()
+        return self._groups[ranks]
+
+
+def world_comm() -> MPI.Intracomm:
+    """Return the communicator of all started processes."""
+    return MPI.COMM_WORLD
+
+
+def mpi_version() -> str:
+    """Return the first line of the MPI library's own description."""
+    return MPI.Get_library_version().splitlines()[0].strip()
+
+
+def check_singletons(environment: Mapping[str, str], size: int) -> None:
+    """Refuse processes that a launcher started together but that MPI does not see together.
+
+    Raises
+    ------
+    InputError
+        When the launcher says more processes than MPI does: wrong ``srun --mpi``, or an ``mpiexec`` of another MPI.
+    """
+    launchers = {
+        "PMI_SIZE": "mpiexec (of MPICH or Intel MPI)",
+        "OMPI_COMM_WORLD_SIZE": "mpiexec (of Open MPI)",
+        "SLURM_STEP_NUM_TASKS": "srun",
+    }
+    for variable, launcher in launchers.items():
+        started = int(environment.get(variable) or 1)
+        if size == 1 and started > 1:
+            raise InputError(
+                f"{launcher} started {started} processes ({variable}), but MPI ({mpi_version()}) sees only this one: "
+                f"they would be {started} separate runs.  Use the mpiexec beside this Python, or for srun the PMI "
+                "that this MPI speaks: srun --mpi=pmi2 (MPICH), srun --mpi=pmix (Open MPI)"
+            )
