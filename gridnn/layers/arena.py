@@ -1,0 +1,134 @@
+"""The arena: a rank's parameters and gradients in flat buckets, and the sums of the gradients.
+
+A bucket's sum starts as soon as backward has finished its last parameter and is awaited at the update.  With
+the optimizer's state cut (ZeRO stage 1, Rajbhandari et al. 2020) the sum is a reduce-scatter: each replica
+updates its balanced share of the bucket, and an all-gather gives all the new values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from gridnn.comm.collectives import all_gather_shares, finish, poll, start_reduce_scatter, start_sum
+from gridnn.comm.world import Array, World
+from gridnn.compute.random import initial
+from gridnn.geometry.interval import Interval
+from gridnn.geometry.traffic import Key
+from gridnn.layers.base import Parameter
+from gridnn.network.buckets import Bucket, Entry, plan_buckets
+from gridnn.network.placed import PlacedNetwork
+
+
+class Share(NamedTuple):
+    """A part of a parameter that this rank updates: 1-D views of value and gradient."""
+
+    entry: Entry
+    value: Array
+    grad: Array
+
+
+@dataclass
+class _Live:
+    """A bucket with its arrays and the state of its sum."""
+
+    plan: Bucket
+    value: Array
+    grad: Array
+    waiting: int
+    request: object = None
+    share: Array | None = None
+
+
+class Arena:
+    """Parameters of one rank."""
+
+    def __init__(self, world: World, placed: PlacedNetwork, dtype: DTypeLike, bucket_bytes: int, cut_optimizer: bool) -> None:
+        self.world, self.cut = world, cut_optimizer
+        dtype = np.dtype(dtype)
+        self.parameters: dict[str, dict[str, Parameter]] = {layer.node.name: {} for layer in placed.layers}
+        self._live: list[_Live] = []
+        for plan in plan_buckets(placed, world.rank, bucket_bytes, dtype.itemsize):
+            live = _Live(plan, np.zeros(plan.size, dtype), np.zeros(plan.size, dtype), 0)
+            self._live.append(live)
+            at = 0
+            for entry in plan.entries:
+                part, shape = slice(at, at + entry.size), entry.parameter.layout.block_shape(world.rank)
+                self.parameters[entry.layer][entry.parameter.name] = Parameter(
+                    entry.name, entry.parameter, live.value[part].reshape(shape), live.grad[part].reshape(shape)
+                )
+                at += entry.size
+
+    def initialise(self, seed: int) -> None:
+        """Give every parameter its first value, drawn by global index: the same on every grid."""
+        for live in self._live:
+            for entry in live.plan.entries:
+                spec, block = entry.parameter, self.parameters[entry.layer][entry.parameter.name].value
+                box = spec.layout.box(self.world.rank)
+                block[...] = initial(spec.start, seed, entry.name, spec.shape, box, spec.fan_in, spec.fan_in, block.dtype)
+
+    def begin(self) -> None:
+        """Forget the gradients of the last step."""
+        for live in self._live:
+            live.grad[...] = 0
+            live.waiting = len({e.layer for e in live.plan.entries})
+            live.request = live.share = None
+
+    def finished(self, layer: str) -> None:
+        """Start the sums of the buckets that only waited for `layer`; move those on their way."""
+        for live in self._live:
+            if any(e.layer == layer for e in live.plan.entries):
+                live.waiting -= 1
+                if live.waiting == 0 and live.plan.owed:
+                    self._start(live)
+        poll([live.request for live in self._live])  # type: ignore[misc]
+
+    def _start(self, live: _Live) -> None:
+        plan, kind = live.plan, "reduce_scatter" if self.cut else "allreduce"
+        parts = [(Key(e.layer, "backward", kind, e.axes), e.size) for e in plan.entries]
+        if self.cut:
+            live.request, live.share = start_reduce_scatter(self.world, plan.replicas, live.grad, parts)
+        else:
+            live.request = start_sum(self.world, plan.replicas, live.grad, parts)
+
+    def await_sums(self) -> None:
+        """Wait until every gradient is whole (or this rank's share of it)."""
+        for live in self._live:
+            finish(self.world, live.request, "reduce_scatter" if self.cut else "allreduce")  # type: ignore[arg-type]
+            live.request = None
+            if live.share is not None and live.share is not live.grad:
+                live.grad[slice(*self._own(live))] = live.share
+
+    def shares(self) -> list[Share]:
+        """Return what this rank updates: everything, or with the state cut its share of the owed buckets."""
+        return [s for live in self._live for s in self._within(live, self._own(live) if self._is_cut(live) else Interval(0, live.plan.size))]
+
+    def counted_once(self) -> list[Share]:
+        """Return shares that over all ranks hold every parameter element exactly once: norms are sums of these."""
+        return [s for live in self._live for s in self._within(live, self._own(live))]
+
+    def publish(self) -> None:
+        """After the update, give the replicas each other's shares."""
+        for live in self._live:
+            if self._is_cut(live):
+                parts = [(Key(e.layer, "update", "allgather", e.axes), e.size) for e in live.plan.entries]
+                all_gather_shares(self.world, live.plan.replicas, live.value, parts)
+
+    def _is_cut(self, live: _Live) -> bool:
+        return self.cut and live.plan.owed
+
+    def _own(self, live: _Live) -> Interval:
+        replicas = live.plan.replicas
+        return Interval(0, live.plan.size).block(len(replicas), replicas.index(self.world.rank))
+
+    def _within(self, live: _Live, own: Interval) -> list[Share]:
+        found, at = [], 0
+        for entry in live.plan.entries:
+            part = own & Interval(at, at + entry.size)
+            if part.size:
+                found.append(Share(entry, live.value[slice(*part)], live.grad[slice(*part)]))
+            at += entry.size
+        return found

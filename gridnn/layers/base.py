@@ -1,0 +1,87 @@
+"""What every layer has: its place, its parameters, and three verbs.
+
+    forward(inputs, train) -> y     inputs arrive in the layouts of placement.needs, y is at rest
+    backward(dy) -> [dx, ...]       dy is at rest, each dx in the layout of its need, owed where needs overlap
+    weigh()                         gradients of the parameters, after `backward`, so that the dx are on their
+                                    way while the weights' products are computed
+
+A layer works on the ranks of its scheme only.  Inputs are never changed in place: they may be other layers'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from gridnn.comm.collectives import all_reduce
+from gridnn.comm.mover import Pending, Route, start
+from gridnn.comm.world import Array, World
+from gridnn.geometry.exchange import Exchange
+from gridnn.geometry.interval import Box
+from gridnn.geometry.traffic import Key
+from gridnn.network import placement
+from gridnn.network.placed import PlacedLayer
+
+
+@dataclass
+class Parameter:
+    """A rank's block of a parameter: views of value and gradient in the arena."""
+
+    name: str
+    spec: placement.Parameter
+    value: Array
+    grad: Array
+
+
+class Layer:
+    """A layer on its grid, as one rank sees it."""
+
+    wants_dx = True  # False where the input is data: nobody asks for its gradient
+
+    def __init__(self, world: World, placed: PlacedLayer, dtype: DTypeLike, parameters: dict[str, Parameter]) -> None:
+        self.world, self.placed, self.dtype, self.parameters = world, placed, np.dtype(dtype), parameters
+        self.name, self.scheme = placed.node.name, placed.scheme
+        self.needs: list[Box] = [need.box(world.rank) for need in placed.placement.needs]
+        self.out: Box = placed.placement.out.box(world.rank)
+        self.raw: Box = placed.placement.raw.box(world.rank)
+
+    def forward(self, inputs: list[Pending], train: bool) -> Array:
+        """Return the block of the output at rest."""
+        raise AssertionError(f"{self.name}: a layer computes its own forward")
+
+    def backward(self, dy: Array) -> list[Array]:
+        """Return the gradient by each input, in the layout of its need."""
+        raise AssertionError(f"{self.name}: a layer computes its own backward")
+
+    def weigh(self) -> None:
+        """Add the gradients of the parameters to `Parameter.grad`; most layers have none left to add."""
+
+    @cached_property
+    def _settling(self) -> Route:
+        return Route(self.placed.settle, self.world.rank)
+
+    @cached_property
+    def _spreading(self) -> Route:
+        return Route(self.placed.settle.transpose(), self.world.rank)
+
+    def settle(self, raw: Array) -> Array:
+        """Take the output as computed, a term of a sum, to rest."""
+        return start(self.world, self._settling, raw, self.key("forward", self.placed.settle), self.dtype).wait()
+
+    def spread(self, dy: Array) -> Array:
+        """Take the gradient at rest to where the output was computed: the adjoint of `settle`."""
+        exchange = self.placed.settle.transpose()
+        return start(self.world, self._spreading, dy, self.key("backward", exchange), self.dtype).wait()
+
+    def key(self, direction: str, exchange: Exchange) -> Key:
+        """Return what an exchange of this layer is counted under."""
+        return Key(self.name, direction, exchange.kind, " ".join(exchange.axes))
+
+    def sum_over(self, axes: tuple[str, ...], array: Array, direction: str, how: str = "sum") -> Array:
+        """Return the sum (or max, min) of an array over the ranks along `axes`."""
+        axes = tuple(a for a in self.scheme.grid.used if a in axes)
+        ranks = self.scheme.group(self.world.rank, axes)
+        return all_reduce(self.world, ranks, array, Key(self.name, direction, "allreduce", " ".join(axes)), how)

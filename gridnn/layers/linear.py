@@ -1,0 +1,41 @@
+"""The fully connected layer on a grid: Gholami et al. 2018, Fig. 5, and its transpose in `c`.
+
+    X (N, C) cut n, c    W (K, C) cut k, c    Y (N, K) cut n, k; owed over c, then scattered inside k
+
+With c = 1: the edge gathers X over k, the arena sums dW over n, and giving dX back sums it over k (1.5D).
+With k = 1 (c cut): X stays where a k-cut layer before it left it, and only Y is summed: a k-cut layer followed
+by a c-cut one needs no all-gather.
+"""
+
+from __future__ import annotations
+
+from gridnn.comm.mover import Pending
+from gridnn.comm.world import Array
+from gridnn.compute.cpu import conv, linear
+from gridnn.layers.base import Layer
+
+
+class FullyConnected(Layer):
+    """Y = X W^T + b."""
+
+    def forward(self, inputs: list[Pending], train: bool) -> Array:
+        """Return the block of Y at rest."""
+        self._x = inputs[0].wait()
+        y = self.settle(linear.forward(self._x, self.parameters["weight"].value))
+        if "bias" in self.parameters:
+            y = conv.add_bias(y, self.parameters["bias"].value)
+        return y
+
+    def backward(self, dy: Array) -> list[Array]:
+        """Return dX, owed over k."""
+        if "bias" in self.parameters:
+            self.parameters["bias"].grad += conv.bias_gradient(dy)
+        self._dy = self.spread(dy)
+        if not self.wants_dx:
+            return [dy]
+        return [linear.backward_data(self._dy, self.parameters["weight"].value)]
+
+    def weigh(self) -> None:
+        """Add dW, owed over n (and over space axes, which cut the batch here)."""
+        self.parameters["weight"].grad += linear.backward_weights(self._x, self._dy)
+        del self._x, self._dy

@@ -1,0 +1,96 @@
+"""Normalisation on a grid: statistics are sums over every axis that cuts what they sum.
+
+| layer      | statistics of        | summed over the axes     | parameters                              |
+|------------|----------------------|--------------------------|-----------------------------------------|
+| batch norm | a channel            | all but k and c          | cut with channels; whole gradients      |
+| layer norm | a sample             | k, c and space           | cut with the sample; gradients owed     |
+
+Sums are float64 whatever the data.  The sums that batch norm's backward needs are the gradients of its
+parameters, so these need no sum of their own (Ioffe & Szegedy 2015, Algorithm 1).
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from gridnn.comm.mover import Pending
+from gridnn.comm.world import Array
+from gridnn.compute.cpu import norm
+from gridnn.layers.base import Layer
+from gridnn.network import spec as s
+
+
+class BatchNormalisation(Layer):
+    """Batch norm; `mean` and `variance` are the running statistics of the rank's channels."""
+
+    def _start(self) -> None:
+        if not hasattr(self, "mean"):
+            channels = self.out[1].size
+            self.mean, self.variance = np.zeros(channels), np.ones(channels)
+
+    def forward(self, inputs: list[Pending], train: bool) -> Array:
+        """Return the normalised block; in training the running statistics move as in the serial run."""
+        self._start()
+        x, spec = inputs[0].wait(), self.placed.node.spec
+        assert isinstance(spec, s.BatchNorm)
+        mean, variance = self.mean, self.variance
+        if train:
+            first, second = self._sum(norm.moments(x, self.mean), "forward") / self._count
+            mean, variance = self.mean + first, np.maximum(second - first * first, 0)
+            unbiased = variance * (self._count / max(1, self._count - 1))
+            self.mean = self.mean + spec.momentum * (mean - self.mean)
+            self.variance = self.variance + spec.momentum * (unbiased - self.variance)
+        self._kept = (x, mean, 1 / np.sqrt(variance + spec.eps))
+        return norm.apply(*self._kept, self.parameters["gamma"].value, self.parameters["beta"].value)
+
+    def backward(self, dy: Array) -> list[Array]:
+        """Return dX, and add the parameters' gradients, whole on every rank."""
+        sums = self._sum(norm.backward_sums(*self._kept, dy), "backward")
+        self.parameters["beta"].grad += sums[0].astype(self.dtype)
+        self.parameters["gamma"].grad += sums[1].astype(self.dtype)
+        dx = norm.backward_apply(*self._kept, self.parameters["gamma"].value, dy, sums, self._count)
+        del self._kept
+        return [dx]
+
+    def _sum(self, sums: Array, direction: str) -> Array:
+        return self.sum_over(self.placed.placement.statistics, sums, direction)
+
+    @property
+    def _count(self) -> int:
+        n, _, *space = self.placed.placement.out.shape
+        return n * prod(space)
+
+
+class LayerNormalisation(Layer):
+    """Layer norm over channels and space of each sample."""
+
+    def forward(self, inputs: list[Pending], train: bool) -> Array:
+        """Return the normalised block."""
+        x, spec = inputs[0].wait(), self.placed.node.spec
+        assert isinstance(spec, s.LayerNorm)
+        first, second = self._sum(norm.sample_moments(x), "forward") / self._count
+        self._kept = (x, first, 1 / np.sqrt(np.maximum(second - first * first, 0) + spec.eps))
+        return norm.sample_apply(*self._kept, self.parameters["gamma"].value, self.parameters["beta"].value)
+
+    def backward(self, dy: Array) -> list[Array]:
+        """Return dX."""
+        gamma = self.parameters["gamma"].value
+        sums = self._sum(norm.sample_backward_sums(*self._kept, gamma, dy), "backward")
+        self._dy = dy
+        return [norm.sample_backward_apply(*self._kept, gamma, dy, sums, self._count)]
+
+    def weigh(self) -> None:
+        """Add the gradients of gamma and beta, owed over the batch."""
+        gamma, beta = norm.sample_parameter_gradients(*self._kept, self._dy)
+        self.parameters["gamma"].grad += gamma
+        self.parameters["beta"].grad += beta
+        del self._kept, self._dy
+
+    def _sum(self, sums: Array, direction: str) -> Array:
+        return self.sum_over(self.placed.placement.statistics, sums, direction)
+
+    @property
+    def _count(self) -> int:
+        return prod(self.placed.placement.out.shape[1:])
