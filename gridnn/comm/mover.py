@@ -81,7 +81,7 @@ class Pending:
         if path.kind == "none" and path.same:
             return self.own
         parts = self.arrived
-        if path.kind != "allgather" and path.kind != "reduce_scatter":
+        if not path.group or path.kind not in ("allgather", "reduce_scatter"):
             # The own piece stands at its place among the peers, so that sums have one order on every run.
             mine = [(box, self.own[local_slices(box, path.source)]) for peer, box in path.receives if peer == self.world.rank]
             parts = sorted([*parts, *mine], key=lambda part: part[0])

@@ -116,6 +116,8 @@ class Builder:
         """Append a transposed convolution."""
         rows = self._windows(x, kernel, stride, pad, dilation)
         extra = _each(out_pad, len(rows))
+        if len(extra) != len(rows):
+            raise InputError(f"input {x} has {len(rows)} space dims; give one out_pad, or one per dim")
         windows = tuple(TransposedWindow(*w, out_pad=e) for w, e in zip(rows, extra, strict=True))
         return self.add_layer(s.ConvTranspose(out, windows, bias), [x], name)
 
