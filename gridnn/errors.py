@@ -10,9 +10,13 @@ from __future__ import annotations
 
 
 class GridnnError(Exception):
-    """An error with a message for people and an exit code for scripts."""
+    """An error with a message for people and an exit code for scripts.
+
+    `everywhere` says that all ranks raise it together, so that one of them may speak for all.
+    """
 
     exit_code = 1
+    everywhere = False
 
 
 class InputError(GridnnError):

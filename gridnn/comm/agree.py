@@ -36,7 +36,9 @@ def agreed(world: World) -> Iterator[None]:
     if failed:
         rank, (kind, message) = failed[0]
         alone = f" (rank {rank} only)" if len(failed) == 1 and world.size > 1 else ""
-        raise kind(message + alone)
+        error = kind(message + alone)
+        error.everywhere = True
+        raise error
 
 
 class Watchdog:
