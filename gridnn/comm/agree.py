@@ -36,9 +36,9 @@ def agreed(world: World) -> Iterator[None]:
     if failed:
         rank, (kind, message) = failed[0]
         alone = f" (rank {rank} only)" if len(failed) == 1 and world.size > 1 else ""
-        error = kind(message + alone)
-        error.everywhere = True
-        raise error
+        shared = kind(message + alone)
+        shared.everywhere = True
+        raise shared
 
 
 class Watchdog:

@@ -52,6 +52,20 @@ class World:
             comm.Free()
         self._groups.clear()
 
+    def cores_per_rank(self, mine: set[int]) -> int:
+        """Return how many cores each rank of this host can have for itself, at least 1.  Collective.
+
+        Parameters
+        ----------
+        mine
+            Cores this process may run on: all of the host where the launcher binds nothing, else its own.
+        """
+        host = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        cores = set[int]().union(*host.allgather(mine))
+        ranks = host.size
+        host.Free()
+        return max(1, len(cores) // ranks)
+
     def group(self, ranks: tuple[int, ...]) -> MPI.Intracomm:
         """Return the communicator of `ranks` (ascending world ranks), made on first use by its members."""
         if ranks not in self._groups:

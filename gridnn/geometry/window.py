@@ -63,13 +63,17 @@ class Window:
         return Need(inside, inside.start - start, stop - inside.stop)
 
     def interior(self, out: Interval, held: Interval, extent: int) -> Interval:
-        """Return the part of `out` whose windows read nothing outside `held` but padding."""
+        """Return the part of `out` whose windows read nothing outside `held` but padding.
+
+        A side of `held` that is not a border of the input bounds the outputs at that side; so the part is one
+        interval, also where outputs read padding only.
+        """
         start, stop = out
-        while start < stop and not _inside(self.needs(Interval(start, start + 1), extent).interval, held):
-            start += 1
-        while stop > start and not _inside(self.needs(Interval(stop - 1, stop), extent).interval, held):
-            stop -= 1
-        return Interval(start, stop)
+        if held.start > 0:  # o * stride - pad_lo >= held.start
+            start = max(start, -((-held.start - self.pad_lo) // self.stride))
+        if held.stop < extent:  # o * stride - pad_lo + reach <= held.stop
+            stop = min(stop, (held.stop + self.pad_lo - self.reach) // self.stride + 1)
+        return Interval(start, stop) if start < stop else Interval(out.start, out.start)
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,3 @@ class Upsampling:
 
 
 SpaceMap = Window | TransposedWindow | Upsampling
-
-
-def _inside(part: Interval, held: Interval) -> bool:
-    return part.size == 0 or (held.start <= part.start and part.stop <= held.stop)

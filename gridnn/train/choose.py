@@ -49,8 +49,9 @@ def choose(config: Config, train: Dataset, procs: int) -> Job:
     plan = choose_plan(config, network, procs)
     placed = place_network(network, plan.schemes, batch // passes, procs)
     itemsize = np.dtype(config.train.dtype).itemsize
-    cost = price(placed, load_machine(), itemsize, passes)
-    predicted = {"step_s": cost.step_s, "compute_s": cost.compute_s, "comm_s": cost.comm_s, "machine": load_machine().name}
+    machine = load_machine()
+    cost = price(placed, machine, itemsize, passes)
+    predicted: dict[str, float | int | str] = {"step_s": cost.step_s, "compute_s": cost.compute_s, "comm_s": cost.comm_s, "machine": machine.name}
     return Job(network, replace(plan, predicted=predicted), placed, passes)
 
 
@@ -76,8 +77,8 @@ def choose_plan(config: Config, network: Network, procs: int) -> Plan:
 
 def _network(config: Config, train: Dataset) -> Network:
     shape, options = train.input_shape, dict(config.model.options)
-    if config.train.label_smoothing and "smoothing" in zoo.options(config.model.name):
-        options.setdefault("smoothing", config.train.label_smoothing)
+    if config.train.label_smoothing and "label_smoothing" in zoo.options(config.model.name):
+        options.setdefault("label_smoothing", config.train.label_smoothing)
     network = zoo.build(config.model.name, shape, train.classes, **options)
     made, wanted = network.shapes[network.output], train.target_shape
     if isinstance(network.loss.spec, s.SoftmaxCrossEntropy):

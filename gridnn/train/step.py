@@ -97,13 +97,9 @@ class Trainer:
             self.model.arena.publish()
         return norm
 
-    @property
-    def _sums(self) -> bool:
-        return self.optimizer.needs_norms or self.config.clip_norm is not None
-
     def _squares(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None:
         """Return squared norms of value and gradient of every parameter, each element counted on one rank only."""
-        if not self._sums:
+        if not needs_squares(self.config):
             return None
         squares = np.zeros((len(self._index), 2))
         for share in self.model.arena.counted_once():
@@ -125,22 +121,29 @@ class Trainer:
         loss, correct, judged = all_reduce(self.world, self._everyone, np.array([loss, correct, judged]), key)
         return Evaluation(float(loss) / max(1, count), float(correct / judged) if judged else None)
 
-    def predicted_step(self, rank: int, bucket_bytes: int) -> Traffic:
-        """Return what a step of `rank` moves, by the formulas."""
-        itemsize = self.model.dtype.itemsize
-        traffic = predict_step(
-            self.job.placed, rank, itemsize, passes=self.job.passes, bucket_bytes=bucket_bytes, cut_optimizer=self.config.cut_optimizer
-        )
-        predict_scalars(traffic, "loss", "forward", self.world.size, rank, 1)
-        predict_scalars(traffic, "optimizer", "update", self.world.size, rank, 2 * len(self._index) * self._sums)
-        return traffic
 
-    def predicted_evaluation(self, rank: int, steps: int) -> Traffic:
-        """Return what an evaluation of `steps` passes moves on `rank`, by the formulas."""
-        traffic = Traffic()
-        traffic.merge(predict_forward(self.job.placed, rank, self.model.dtype.itemsize, train=False, score=True), steps)
-        predict_scalars(traffic, "loss", "evaluation", self.world.size, rank, 3)
-        return traffic
+def predicted_step(job: Job, config: TrainSection, procs: int, rank: int) -> Traffic:
+    """Return what a step moves on one rank, by the formulas."""
+    itemsize, parameters = np.dtype(config.dtype).itemsize, sum(len(layer.placement.parameters) for layer in job.placed.layers)
+    traffic = predict_step(
+        job.placed, rank, itemsize, passes=job.passes, bucket_bytes=config.bucket_bytes, cut_optimizer=config.cut_optimizer
+    )
+    predict_scalars(traffic, "loss", "forward", procs, rank, 1)
+    predict_scalars(traffic, "optimizer", "update", procs, rank, 2 * parameters * needs_squares(config))
+    return traffic
+
+
+def predicted_evaluation(job: Job, config: TrainSection, procs: int, rank: int, steps: int) -> Traffic:
+    """Return what an evaluation of `steps` passes moves on one rank, by the formulas."""
+    traffic = Traffic()
+    traffic.merge(predict_forward(job.placed, rank, np.dtype(config.dtype).itemsize, train=False, score=True), steps)
+    predict_scalars(traffic, "loss", "evaluation", procs, rank, 3)
+    return traffic
+
+
+def needs_squares(config: TrainSection) -> bool:
+    """Return whether a step needs the norms of parameters and gradients."""
+    return config.optimizer == "lars" or config.clip_norm is not None
 
 
 def _everywhere(error: RunError) -> RunError:

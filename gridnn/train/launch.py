@@ -1,0 +1,120 @@
+"""The porch of training: words in, exit code out, and no rank left waiting for another.
+
+| what happens                                   | what ends the run                                        |
+|------------------------------------------------|----------------------------------------------------------|
+| an error all ranks know of (`everywhere`)      | rank 0 says it, all leave with its code                  |
+| an error of one rank, or a bug                 | that rank says it, and aborts all                        |
+| a rank that is stuck or lost                   | the watchdog, or the launcher (mpiexec, srun -K)         |
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from threadpoolctl import threadpool_limits
+
+from gridnn.errors import GridnnError, InputError
+
+if TYPE_CHECKING:
+    from gridnn.comm.world import World
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a training job; returns the exit code (0, or `GridnnError.exit_code`)."""
+    yield_if_crowded()
+    try:
+        from gridnn.comm import agree
+        from gridnn.comm.world import World, check_singletons, world_comm
+    except InputError as error:  # no MPI: nobody to tell but this process
+        return _say(f"error: {error}", error.exit_code)
+    comm = world_comm()
+    try:
+        check_singletons(os.environ, comm.size)
+    except InputError as error:
+        first = os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("SLURM_PROCID", "0"))) == "0"
+        return _say(f"error: {error}", error.exit_code) if first else error.exit_code
+    try:
+        with World(comm) as world:
+            _job(world, argv)
+        return 0
+    except GridnnError as error:
+        if error.everywhere or comm.size == 1:
+            return _say(f"error: {error}", error.exit_code) if comm.rank == 0 else error.exit_code
+        _say(f"error on rank {comm.rank}: {error}\nall ranks are stopped", error.exit_code)
+        agree.abort(error.exit_code)
+    except SystemExit as done:  # from the argument parser, on all ranks alike
+        return int(done.code or 0)
+    except KeyboardInterrupt:
+        _say(f"rank {comm.rank}: interrupted", 130)
+        agree.abort(130)
+    except BaseException:
+        _say(f"rank {comm.rank} failed; this is a bug of gridnn or its surroundings, all ranks are stopped\n{traceback.format_exc()}", 1)
+        agree.abort(1)
+    return 1
+
+
+def yield_if_crowded() -> None:
+    """Before MPI starts: let waiting ranks sleep where there are more of them than cores.
+
+    MPICH spins while it waits, and ranks without a core of their own then wait for each other's time slices;
+    its mpiexec tells the number of ranks on the host.  Open MPI yields by itself.
+    """
+    ranks = int(os.environ.get("MPI_LOCALNRANKS") or 1)
+    if ranks > len(os.sched_getaffinity(0)):
+        os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
+
+
+def threads_of(world: World) -> int:
+    """Return how many threads the kernels of a rank may use: what the user or Slurm says, else its share of the cores."""
+    for variable in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
+        if os.environ.get(variable, "").isdigit():
+            return max(1, int(os.environ[variable]))
+    return world.cores_per_rank(os.sched_getaffinity(0))
+
+
+def _job(world: World, argv: Sequence[str] | None) -> None:
+    from gridnn.comm.agree import agreed
+    from gridnn.train import run as job
+    from gridnn.train.arguments import parse_arguments
+    from gridnn.train.config import dump_toml, load_config
+    from gridnn.train.console import Console
+
+    arguments = parse_arguments(argv, quiet=world.rank > 0)
+    console = Console(world.rank, sys.stdout)
+    with agreed(world):
+        config = load_config(arguments.config, arguments.overrides, arguments.plan, arguments.run_dir)
+    if arguments.print_config:
+        console.say(dump_toml(config).rstrip())
+        return
+    prepared = job.prepare(world, config, console)
+    job.show_plan(prepared)
+    if arguments.write_plan:
+        with agreed(world):
+            if world.rank == 0:
+                _write(Path(arguments.write_plan), prepared.job.plan.dumps())
+        console.say(f"plan written to {arguments.write_plan}")
+    if arguments.dry_run:
+        return
+    folder = job.open_record(world, config, config.model.name)
+    with threadpool_limits(threads_of(world)):
+        summary = job.train(prepared, folder)
+    console.summary_table(summary, str(folder))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write the plan to {path}: {error.strerror}; name a file that can be written") from None
+
+
+def _say(text: str, code: int) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+    return code

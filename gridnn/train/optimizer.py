@@ -1,0 +1,172 @@
+"""The optimizer: the chosen update rule over the pieces a rank owns, and the state that goes with them.
+
+A piece is a parameter's block, or a share of it where the optimizer's state is cut over `n`.  The
+rules are elementwise, so cuts never change a result; only LARS looks beyond its piece, through the
+squared norms of whole parameters, which the caller sums over the ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gridnn.compute.cpu import update
+from gridnn.train.sections import TrainSection
+
+Array = NDArray[Any]
+
+# State arrays of each rule, all shaped like the piece.
+_STATE = {"sgd": ("velocity",), "adam": ("m", "v"), "adamw": ("m", "v"), "lars": ("velocity",)}
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """What a rank updates of one parameter.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter; a rank has one piece of a parameter at most.
+    value, grad : 1-D arrays of one dtype
+        Views; the value is updated in place.
+    decay : bool
+        False for biases and norm parameters: no weight decay, no LARS rate.
+    index : int
+        Row of the parameter in the table of squared norms.
+    """
+
+    name: str
+    value: Array
+    grad: Array
+    decay: bool
+    index: int
+
+
+class Optimizer:
+    """The update rule of a run with its state.  Live, one per rank.
+
+    Parameters
+    ----------
+    config : TrainSection
+        Rule and coefficients; the learning rate comes with every step.
+
+    Attributes
+    ----------
+    needs_norms : bool
+        Whether `step` needs the global squared norms.
+    updates : int
+        Updates made so far.
+    """
+
+    def __init__(self, config: TrainSection) -> None:
+        self._config = config
+        self.needs_norms = config.optimizer == "lars"
+        self.updates = 0
+        self._state: dict[str, dict[str, Array]] = {}
+
+    def step(
+        self,
+        pieces: Sequence[Piece],
+        lr: float,
+        squares: NDArray[np.float64] | None = None,
+        grad_scale: float = 1.0,
+    ) -> None:
+        """Update every piece once.
+
+        Parameters
+        ----------
+        squares : float64 array (parameters, 2), or None
+            Squared norms of value and gradient of whole parameters, summed over all ranks, the
+            gradient's before `grad_scale`.  Needed where `needs_norms`.
+        grad_scale : float
+            Factor on every gradient, from clipping.
+        """
+        self.updates += 1
+        for piece in pieces:
+            self._update(piece, lr, squares, grad_scale)
+
+    def state_arrays(self) -> dict[str, dict[str, Array]]:
+        """Return the state by piece and kind ("velocity", "m", "v"): views, empty before the first step."""
+        return {name: dict(arrays) for name, arrays in self._state.items()}
+
+    def restore(self, arrays: Mapping[str, Mapping[str, Array]], updates: int) -> None:
+        """Continue from the `state_arrays` (copied) and the number of updates of an earlier optimizer."""
+        self._state = {name: {kind: a.copy() for kind, a in kinds.items()} for name, kinds in arrays.items()}
+        self.updates = updates
+
+    def _update(
+        self, piece: Piece, lr: float, squares: NDArray[np.float64] | None, grad_scale: float
+    ) -> None:
+        c, w, g, state = self._config, piece.value, piece.grad, self._of(piece)
+        decay = c.weight_decay if piece.decay else 0.0
+        match c.optimizer:
+            case "sgd":
+                update.sgd(
+                    w,
+                    g,
+                    state.get("velocity"),
+                    lr=lr,
+                    momentum=c.momentum,
+                    nesterov=c.nesterov,
+                    weight_decay=decay,
+                    grad_scale=grad_scale,
+                )
+            case "adam" | "adamw":
+                rule = update.adam if c.optimizer == "adam" else update.adamw
+                rule(
+                    w,
+                    g,
+                    state["m"],
+                    state["v"],
+                    step=self.updates,
+                    lr=lr,
+                    beta1=c.beta1,
+                    beta2=c.beta2,
+                    eps=c.eps,
+                    weight_decay=decay,
+                    grad_scale=grad_scale,
+                )
+            case "lars":
+                update.lars(
+                    w,
+                    g,
+                    state["velocity"],
+                    lr=lr,
+                    rate=self._rate(piece, squares, grad_scale),
+                    momentum=c.momentum,
+                    weight_decay=decay,
+                    grad_scale=grad_scale,
+                )
+
+    def _rate(self, piece: Piece, squares: NDArray[np.float64] | None, grad_scale: float) -> float:
+        if not piece.decay:
+            return 1.0
+        assert squares is not None, "LARS needs the squared norms of whole parameters"
+        w_norm, g_norm = (math.sqrt(float(square)) for square in squares[piece.index])
+        return update.lars_rate(
+            w_norm,
+            grad_scale * g_norm,
+            trust=self._config.trust,
+            weight_decay=self._config.weight_decay,
+            eps=self._config.eps,
+        )
+
+    def _of(self, piece: Piece) -> dict[str, Array]:
+        """Return the state of a piece, zero on first use; plain SGD keeps none."""
+        if piece.name not in self._state:
+            kinds = (
+                ()
+                if self._config.optimizer == "sgd" and self._config.momentum == 0.0
+                else _STATE[self._config.optimizer]
+            )
+            self._state[piece.name] = {kind: np.zeros_like(piece.value) for kind in kinds}
+        state = self._state[piece.name]
+        assert all(a.shape == piece.value.shape for a in state.values()), (
+            f"{piece.name}: state of another size"
+        )
+        return state

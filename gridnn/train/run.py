@@ -1,0 +1,226 @@
+"""A run from configuration to summary: the order of events, and nothing else.
+
+    configuration - data - network - plan        on every rank alike, errors agreed upon
+    model - steps, with evaluations              watched: a stuck rank ends the run
+    predicted = counted, or the run fails        the summary is written by rank 0
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from math import prod
+from pathlib import Path
+
+from gridnn.comm.agree import Watchdog, agreed
+from gridnn.comm.world import World, mpi_version
+from gridnn.errors import TrafficError
+from gridnn.geometry.traffic import Traffic
+from gridnn.layers.model import Model
+from gridnn.train.choose import Job, choose
+from gridnn.train.config import dump_toml
+from gridnn.train.console import Console, PlanRow
+from gridnn.train.data import Dataset, EvaluationOrder, Loader, Order, open_data
+from gridnn.train.data.order import PassOrder
+from gridnn.train.picture import save_pictures
+from gridnn.train.record import Record, Summary, open_folder, versions
+from gridnn.train.sections import Config
+from gridnn.train.step import Evaluation, Trainer, predicted_evaluation, predicted_step
+
+
+@dataclass
+class Run:
+    """What a run has: its configuration and data, and the job they make."""
+
+    world: World
+    config: Config
+    console: Console
+    train: Dataset
+    test: Dataset
+    job: Job
+
+
+def prepare(world: World, config: Config, console: Console) -> Run:
+    """Open the data and choose the plan.
+
+    Raises
+    ------
+    InputError
+        On all ranks, if any rank cannot use what it was given.
+    """
+    with agreed(world):
+        train, test = (open_data(config.data.source, split, config.data.options) for split in ("train", "test"))
+        job = choose(config, train, world.size)
+        Order(train.count, config.train.batch, config.train.seed)
+        config.data.augment.checked(train)
+    return Run(world, config, console, train, test, job)
+
+
+def show_plan(run: Run, counted: dict[str, int] | None = None) -> None:
+    """Show the plan as a table, with the bytes of one step over all ranks."""
+    job, world = run.job, run.world
+    trainer_bytes = _predicted_by_layer(run)
+    rows = []
+    for layer in job.placed.layers:
+        ranks, out = layer.scheme.ranks, layer.placement.out
+        idle = sum(prod(out.block_shape(r)) == 0 for r in ranks)
+        name = layer.node.name
+        rows.append(
+            PlanRow(
+                layer=name,
+                grid=f"{layer.scheme.grid.rows} x {layer.scheme.grid.columns}",
+                axes=str(layer.scheme) + (f" ({idle} idle)" if idle else ""),
+                block=out.block_shape(ranks[0]),
+                output=out.shape,
+                weights=sum(prod(p.shape) for p in layer.placement.parameters),
+                predicted_bytes=trainer_bytes.pop(name, 0),
+                counted_bytes=None if counted is None else counted.get(name, 0),
+            )
+        )
+    for name, amount in trainer_bytes.items():
+        rows.append(PlanRow(name, "", "all ranks", (), (), 0, amount, None if counted is None else counted.get(name, 0)))
+    unused = set(range(world.size)) - {r for layer in job.placed.layers for r in layer.scheme.ranks}
+    run.console.plan_table(rows, f"{job.network.name}, batch {run.config.train.batch}, {world.size} processes; plan: {job.plan.origin}")
+    if unused:
+        run.console.warn(f"{len(unused)} of {world.size} processes have no layer to work on (ranks {sorted(unused)})")
+
+
+def train(run: Run, folder: Path | None) -> Summary:
+    """Train, evaluate and check the traffic; returns the summary (the same on every rank).
+
+    Raises
+    ------
+    TrafficError
+        If counted bytes differ from predicted ones on any rank.
+    """
+    world, config = run.world, run.config
+    t, passes = config.train, run.job.passes
+    order = Order(run.train.count, t.batch, t.seed)
+    total = t.steps if t.steps is not None else (t.epochs or 1) * order.steps_per_epoch
+    model = Model(world, run.job.placed, t.dtype, t.bucket_bytes, t.cut_optimizer, config.comm.overlap)
+    model.arena.initialise(t.seed)
+    trainer = Trainer(world, model, run.job, t, order.steps_per_epoch, total)
+    judged = EvaluationOrder(run.test.count, t.batch // passes)
+    boxes, augment = (model.input_box, model.target_box), config.data.augment
+    record = Record(folder, dump_toml(config), run.job.plan.dumps()) if folder is not None else None
+    predicted, seconds, phases = Traffic(), list[float](), dict[str, float]()
+    step_traffic = predicted_step(run.job, t, world.size, world.rank)
+    result, evaluation = None, None
+    try:
+        with (
+            Loader(run.train, PassOrder(order, passes), *boxes, t.dtype, augment, t.seed) as loader,
+            Loader(run.test, judged, *boxes, t.dtype, augment.without_chance(), t.seed) as test_loader,
+            Watchdog(world, config.comm.timeout_s, _shout) as watchdog,
+            run.console.progress(total, config.run.log_every_s) as progress,
+        ):
+            world.ledger = Traffic()
+            world.clock.take()
+            for number in range(total):
+                started_s, bytes_before = time.perf_counter(), world.ledger.received_bytes
+                result = trainer.step(number, loader)
+                predicted.merge(step_traffic)
+                watchdog.heard()
+                step_s, epoch = time.perf_counter() - started_s, number // order.steps_per_epoch
+                spent = world.clock.take()
+                seconds.append(step_s)
+                _add(phases, spent)
+                counted = world.ledger.received_bytes - bytes_before
+                if record is not None:
+                    record.step(step=number, epoch=epoch, loss=result.loss, lr=result.lr, step_s=step_s, phases_s=spent, counted_bytes=counted, norm=result.norm)
+                progress.update(step=number + 1, epoch=epoch + 1, loss=result.loss, lr=result.lr, samples=t.batch)
+                if t.eval and _time_to_judge(number + 1, total, order.steps_per_epoch, t.eval_every_epochs):
+                    evaluation = trainer.evaluate(test_loader, judged.steps)
+                    predicted.merge(predicted_evaluation(run.job, t, world.size, world.rank, judged.steps))
+                    watchdog.heard()
+                    progress.pause()
+                    _say_evaluation(run.console, number + 1, evaluation)
+            if config.run.pictures:
+                before = world.ledger
+                save_pictures(model, test_loader, run.test, folder, config.run.pictures)
+                world.ledger = before
+            _add(phases, {k: v for k, v in world.clock.take().items() if k != "data"})
+    finally:
+        if record is not None:
+            record.__exit__(None, None, None)
+    assert result is not None, "a run has at least one step"
+    summary = _summarise(run, total, result.loss, evaluation, seconds, phases, predicted)
+    if record is not None:
+        record.finish(summary)
+    check_traffic(world, predicted)
+    return summary
+
+
+def check_traffic(world: World, predicted: Traffic) -> None:
+    """Hold the run to law 4: what was counted is what was predicted, on every rank and under every key.
+
+    Raises
+    ------
+    TrafficError
+    """
+    with agreed(world):
+        if differences := predicted.differences(world.ledger):
+            listed = "\n  ".join(differences[:10])
+            raise TrafficError(f"rank {world.rank}: counted traffic is not what the formulas say; this is a bug of gridnn:\n  {listed}")
+
+
+def _summarise(
+    run: Run, steps: int, loss: float, evaluation: Evaluation | None, seconds: list[float], phases: dict[str, float], predicted: Traffic
+) -> Summary:
+    world = run.world
+    both = world.comm.allreduce(predicted.received_bytes), world.comm.allreduce(world.ledger.received_bytes)
+    return Summary(
+        loss=loss,
+        test_accuracy=evaluation.accuracy if evaluation else None,
+        steps=steps,
+        step_s=statistics.median(seconds),
+        predicted_bytes=both[0],
+        counted_bytes=both[1],
+        plan=run.job.plan.summary,
+        ranks=world.size,
+        phases_s=phases,
+        versions=versions(mpi=mpi_version()),
+    )
+
+
+def _predicted_by_layer(run: Run) -> dict[str, int]:
+    """Return bytes of one step by layer over all ranks, each rank predicting its own.  Collective."""
+    t, world = run.config.train, run.world
+    mine = predicted_step(run.job, t, world.size, world.rank).by_layer()
+    totals: dict[str, int] = {}
+    for part in world.comm.allgather(mine):
+        for name, amount in part.items():
+            totals[name] = totals.get(name, 0) + amount
+    return totals
+
+
+def _time_to_judge(done: int, total: int, steps_per_epoch: int, every: int) -> bool:
+    return done == total or done % (steps_per_epoch * every) == 0
+
+
+def _say_evaluation(console: Console, step: int, evaluation: Evaluation) -> None:
+    accuracy = "" if evaluation.accuracy is None else f", accuracy {100 * evaluation.accuracy:.2f} %"
+    console.say(f"test after step {step}: loss {evaluation.loss:.5f}{accuracy}")
+
+
+def _add(totals: dict[str, float], more: dict[str, float]) -> None:
+    for name, value in more.items():
+        totals[name] = totals.get(name, 0.0) + value
+
+
+def _shout(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def open_record(world: World, config: Config, name: str, now: Callable[[], datetime] = datetime.now) -> Path | None:
+    """Make the run folder on rank 0; an error there is one on all."""
+    folder = None
+    with agreed(world):
+        if world.rank == 0:
+            folder = open_folder(config.run.dir, name, now())
+    return folder
+
