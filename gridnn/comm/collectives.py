@@ -28,7 +28,9 @@ def all_reduce(world: World, ranks: tuple[int, ...], array: Array, key: Key, how
     return out
 
 
-def start_sum(world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]) -> MPI.Request | None:
+def start_sum(
+    world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]
+) -> MPI.Request | None:
     """Start to sum a contiguous 1-D array in place over `ranks`; `parts` are the keys and sizes of its segments."""
     if len(ranks) < 2 or array.size == 0:
         return None
@@ -53,7 +55,9 @@ def start_reduce_scatter(
     return request, share
 
 
-def all_gather_shares(world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]) -> None:
+def all_gather_shares(
+    world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]
+) -> None:
     """Fill a 1-D array, of which every rank of `ranks` holds its balanced block, on all of them."""
     if len(ranks) < 2 or array.size == 0:
         return
@@ -78,7 +82,9 @@ def poll(requests: Sequence[MPI.Request | None]) -> None:
             request.Test()
 
 
-def _count_allreduce(world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]) -> None:
+def _count_allreduce(
+    world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]
+) -> None:
     for at, ((key, size), mine) in enumerate(zip(parts, _owned(world, ranks, array, parts), strict=True)):
         world.ledger.add(key, at == 0, ((len(ranks) - 1) * mine + size - mine) * array.itemsize)
 

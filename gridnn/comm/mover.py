@@ -83,7 +83,11 @@ class Pending:
         parts = self.arrived
         if not path.group or path.kind not in ("allgather", "reduce_scatter"):
             # The own piece stands at its place among the peers, so that sums have one order on every run.
-            mine = [(box, self.own[local_slices(box, path.source)]) for peer, box in path.receives if peer == self.world.rank]
+            mine = [
+                (box, self.own[local_slices(box, path.source)])
+                for peer, box in path.receives
+                if peer == self.world.rank
+            ]
             parts = sorted([*parts, *mine], key=lambda part: part[0])
         if len(parts) == 1 and parts[0][0] == path.target:
             return parts[0][1]
@@ -107,11 +111,15 @@ def start(world: World, path: Route, array: Array, key: Key, dtype: DTypeLike) -
     key
         What the traffic is counted under.
     """
-    assert array.shape == extents_of(path.source), f"{key}: array {array.shape}, box {extents_of(path.source)}"
+    assert array.shape == extents_of(path.source), (
+        f"{key}: array {array.shape}, box {extents_of(path.source)}"
+    )
     pending = Pending(world, path, array, dtype)
     if path.group:
         with world.clock.phase(path.kind):
-            {"allgather": _gather, "reduce_scatter": _scatter}.get(path.kind, _point_to_point)(world, pending, key)
+            {"allgather": _gather, "reduce_scatter": _scatter}.get(path.kind, _point_to_point)(
+                world, pending, key
+            )
     return pending
 
 

@@ -1,4 +1,4 @@
-"""Shards: an array of a distributed whole, with its layout.  `scatter` and `gather` are for tests, exports and pictures."""
+"""Shards: parts of a distributed array with their layout; cut and gathered for tests, exports and pictures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def gather(world: World, shard: Shard, owed: bool = False) -> Array:
     seen: set[object] = set()
     for rank, array in enumerate(world.comm.allgather(shard.array)):
         box = shard.layout.box(rank)
-        assert rank not in shard.layout.scheme.ranks or array.shape == extents_of(box), f"rank {rank}: {array.shape} for {box}"
+        assert rank not in shard.layout.scheme.ranks or array.shape == extents_of(box), (
+            f"rank {rank}: {array.shape} for {box}"
+        )
         where = local_slices(box, whole_box(shard.shape))
         if owed:
             out[where] += array

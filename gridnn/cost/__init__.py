@@ -1,0 +1,1 @@
+"""What a choice costs: traffic, arithmetic, machines, seconds."""

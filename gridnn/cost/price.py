@@ -36,7 +36,9 @@ def price_rank(placed: PlacedNetwork, rank: int, machine: Machine, itemsize: int
     return Price(compute_s, comm_s, traffic.received_bytes)
 
 
-def price(placed: PlacedNetwork, machine: Machine, itemsize: int, passes: int = 1, most_ranks: int = 8) -> Price:
+def price(
+    placed: PlacedNetwork, machine: Machine, itemsize: int, passes: int = 1, most_ranks: int = 8
+) -> Price:
     """Return the highest price among at most `most_ranks` ranks spread over all (rank 0 has the largest blocks)."""
     step = max(1, placed.procs // most_ranks)
     prices = [price_rank(placed, rank, machine, itemsize, passes) for rank in range(0, placed.procs, step)]

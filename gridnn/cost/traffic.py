@@ -27,7 +27,13 @@ STATISTIC_BYTES = 8
 
 
 def predict_step(
-    placed: PlacedNetwork, rank: int, itemsize: int, *, passes: int = 1, bucket_bytes: int = 4 << 20, cut_optimizer: bool = False
+    placed: PlacedNetwork,
+    rank: int,
+    itemsize: int,
+    *,
+    passes: int = 1,
+    bucket_bytes: int = 4 << 20,
+    cut_optimizer: bool = False,
 ) -> Traffic:
     """Return the traffic of one training step of one rank.
 
@@ -45,7 +51,9 @@ def predict_step(
     return step
 
 
-def predict_forward(placed: PlacedNetwork, rank: int, itemsize: int, *, train: bool, score: bool = False) -> Traffic:
+def predict_forward(
+    placed: PlacedNetwork, rank: int, itemsize: int, *, train: bool, score: bool = False
+) -> Traffic:
     """Return the traffic of one forward pass of one rank."""
     traffic = Traffic()
     for edge in placed.edges:
@@ -76,7 +84,9 @@ def _backward(placed: PlacedNetwork, rank: int, itemsize: int) -> Traffic:
     return traffic
 
 
-def _exchange(traffic: Traffic, layer: str, direction: str, exchange: Exchange, rank: int, itemsize: int) -> None:
+def _exchange(
+    traffic: Traffic, layer: str, direction: str, exchange: Exchange, rank: int, itemsize: int
+) -> None:
     if exchange.kind == "none":
         return
     key = Key(layer, direction, exchange.kind, " ".join(exchange.axes))
@@ -91,13 +101,17 @@ def received(source: Layout, target: Layout, rank: int) -> tuple[int, int]:
     if rank not in target.scheme.ranks:
         return 0, 0
     wanted, own = target.box(rank), source.box(rank)
-    pieces = [sum((i & want).size > 0 for i in d.intervals) for d, want in zip(source.dims, wanted, strict=True)]
+    pieces = [
+        sum((i & want).size > 0 for i in d.intervals) for d, want in zip(source.dims, wanted, strict=True)
+    ]
     sizes = [sum((i & want).size for i in d.intervals) for d, want in zip(source.dims, wanted, strict=True)]
     mine = volume(tuple(a & b for a, b in zip(own, wanted, strict=True)))
     return source.copies * prod(pieces) - (mine > 0), source.copies * prod(sizes) - mine
 
 
-def _statistics(traffic: Traffic, layer: PlacedLayer, direction: str, rank: int, itemsize: int, train: bool, score: bool) -> None:
+def _statistics(
+    traffic: Traffic, layer: PlacedLayer, direction: str, rank: int, itemsize: int, train: bool, score: bool
+) -> None:
     """Add the all-reduces inside a layer."""
     spec, axes = layer.node.spec, tuple(a for a in layer.scheme.grid.used if a in layer.placement.statistics)
     if not axes or rank not in layer.scheme.ranks or (isinstance(spec, s.BatchNorm) and not train):
@@ -112,7 +126,9 @@ def _statistics(traffic: Traffic, layer: PlacedLayer, direction: str, rank: int,
         sums = [(2 * batch, STATISTIC_BYTES)]
     else:  # largest logit; sum of exponentials, picked logit and plain sum; best class when scored
         positions = batch * prod(space)
-        sums = [(positions, itemsize), (3 * positions, STATISTIC_BYTES)] + [(positions, STATISTIC_BYTES)] * score
+        sums = [(positions, itemsize), (3 * positions, STATISTIC_BYTES)] + [
+            (positions, STATISTIC_BYTES)
+        ] * score
     for elements, size in sums:
         if elements:
             (share,) = allreduce_shares([elements], len(group), group.index(rank))
@@ -120,7 +136,7 @@ def _statistics(traffic: Traffic, layer: PlacedLayer, direction: str, rank: int,
 
 
 def _gradients(placed: PlacedNetwork, rank: int, itemsize: int, bucket_bytes: int, cut: bool) -> Traffic:
-    """Sum the gradients of the owed buckets over their replicas (Gholami et al. 2018, Eq. 4 and the second sum of Eq. 8)."""
+    """Sum the gradients of the owed buckets over their replicas (Gholami et al. 2018, Eqs. 4 and 8)."""
     traffic = Traffic()
     for bucket in plan_buckets(placed, rank, bucket_bytes, itemsize):
         procs = len(bucket.replicas)

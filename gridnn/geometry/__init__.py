@@ -1,0 +1,1 @@
+"""Where things are: integers only."""

@@ -74,7 +74,12 @@ class Exchange:
             coords = self.source.scheme.coords
             pairs = [(coords(r), coords(p)) for r in self.ranks for p, _ in self.receives(r) if p != r]
             return tuple(a for i, a in enumerate(AXES) if any(mine[i] != other[i] for mine, other in pairs))
-        changed = {a for s, t in zip(self.source.dims, self.target.dims, strict=True) if s != t for a in (*s.axes, *t.axes)}
+        changed = {
+            a
+            for s, t in zip(self.source.dims, self.target.dims, strict=True)
+            if s != t
+            for a in (*s.axes, *t.axes)
+        }
         moving = changed.union(self.source.uncut, self.target.uncut)
         return tuple(a for a in AXES if a in moving)
 

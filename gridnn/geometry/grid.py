@@ -130,5 +130,7 @@ class Scheme:
         mine = self.coords(rank)
         fixed = [i for i in range(len(AXES)) if i not in moving]
         return tuple(
-            r for r in self.ranks if all(c == m for i, (c, m) in enumerate(zip(self.coords(r), mine, strict=True)) if i in fixed)
+            r
+            for r in self.ranks
+            if all(c == m for i, (c, m) in enumerate(zip(self.coords(r), mine, strict=True)) if i in fixed)
         )

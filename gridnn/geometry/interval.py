@@ -1,7 +1,7 @@
 """Half-open intervals of global indices, and the one block distribution of gridnn.
 
-    extent 10 over 4 parts:  [0,3) [3,6) [6,8) [8,10)      the first (10 mod 4) blocks are one longer
-    extent  2 over 3 parts:  [0,1) [1,2) [2,2)             blocks may be empty
+extent 10 over 4 parts:  [0,3) [3,6) [6,8) [8,10)      the first (10 mod 4) blocks are one longer
+extent  2 over 3 parts:  [0,1) [1,2) [2,2)             blocks may be empty
 """
 
 from __future__ import annotations

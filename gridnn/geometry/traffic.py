@@ -45,7 +45,9 @@ class Traffic:
         """Add to the volume of a key; nothing at all leaves no entry."""
         if messages or received_bytes:
             old = self._volumes.get(key, Volume())
-            self._volumes[key] = Volume(old.messages + messages * times, old.received_bytes + received_bytes * times)
+            self._volumes[key] = Volume(
+                old.messages + messages * times, old.received_bytes + received_bytes * times
+            )
 
     def merge(self, other: Traffic, times: int = 1) -> None:
         """Add `times` another traffic."""
@@ -86,7 +88,9 @@ class Traffic:
         for key in keys:
             mine, theirs = self._volumes.get(key, Volume()), counted._volumes.get(key, Volume())
             if mine != theirs:
-                lines.append(f"{' / '.join(key)}: predicted {tuple(mine)}, counted {tuple(theirs)} (messages, bytes)")
+                lines.append(
+                    f"{' / '.join(key)}: predicted {tuple(mine)}, counted {tuple(theirs)} (messages, bytes)"
+                )
         return lines
 
 
@@ -109,4 +113,6 @@ def allreduce_shares(sizes: Iterable[int], procs: int, index: int) -> list[int]:
     It is reduce-scattered and all-gathered over its balanced blocks.
     """
     sizes = list(sizes)
-    return [(procs - 1) * mine + size - mine for size, mine in zip(sizes, owned(sizes, procs, index), strict=True)]
+    return [
+        (procs - 1) * mine + size - mine for size, mine in zip(sizes, owned(sizes, procs, index), strict=True)
+    ]

@@ -104,7 +104,9 @@ class TransposedWindow:
         """
         if out.size == 0:
             return Need(Interval(0, 0), 0, 0)
-        first = -((self.reach - 1 - self.pad_lo - out.start) // self.stride)  # ceil((start+lo-reach+1)/stride)
+        first = -(
+            (self.reach - 1 - self.pad_lo - out.start) // self.stride
+        )  # ceil((start+lo-reach+1)/stride)
         last = (out.stop - 1 + self.pad_lo) // self.stride
         inside = Interval(first, last + 1) & Interval(0, extent)
         if inside.size == 0:

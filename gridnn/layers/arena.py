@@ -46,7 +46,9 @@ class _Live:
 class Arena:
     """Parameters of one rank."""
 
-    def __init__(self, world: World, placed: PlacedNetwork, dtype: DTypeLike, bucket_bytes: int, cut_optimizer: bool) -> None:
+    def __init__(
+        self, world: World, placed: PlacedNetwork, dtype: DTypeLike, bucket_bytes: int, cut_optimizer: bool
+    ) -> None:
         self.world, self.cut = world, cut_optimizer
         dtype = np.dtype(dtype)
         self.parameters: dict[str, dict[str, Parameter]] = {layer.node.name: {} for layer in placed.layers}
@@ -58,7 +60,10 @@ class Arena:
             for entry in plan.entries:
                 part, shape = slice(at, at + entry.size), entry.parameter.layout.block_shape(world.rank)
                 self.parameters[entry.layer][entry.parameter.name] = Parameter(
-                    entry.name, entry.parameter, live.value[part].reshape(shape), live.grad[part].reshape(shape)
+                    entry.name,
+                    entry.parameter,
+                    live.value[part].reshape(shape),
+                    live.grad[part].reshape(shape),
                 )
                 at += entry.size
 
@@ -68,7 +73,9 @@ class Arena:
             for entry in live.plan.entries:
                 spec, block = entry.parameter, self.parameters[entry.layer][entry.parameter.name].value
                 box = spec.layout.box(self.world.rank)
-                block[...] = initial(spec.start, seed, entry.name, spec.shape, box, spec.fan_in, spec.fan_in, block.dtype)
+                block[...] = initial(
+                    spec.start, seed, entry.name, spec.shape, box, spec.fan_in, spec.fan_in, block.dtype
+                )
 
     def begin(self) -> None:
         """Forget the gradients of the last step."""
@@ -104,7 +111,13 @@ class Arena:
 
     def shares(self) -> list[Share]:
         """Return what this rank updates: everything, or with the state cut its share of the owed buckets."""
-        return [s for live in self._live for s in self._within(live, self._own(live) if self._is_cut(live) else Interval(0, live.plan.size))]
+        return [
+            s
+            for live in self._live
+            for s in self._within(
+                live, self._own(live) if self._is_cut(live) else Interval(0, live.plan.size)
+            )
+        ]
 
     def counted_once(self) -> list[Share]:
         """Return shares that over all ranks hold every parameter element exactly once: norms are sums of these."""

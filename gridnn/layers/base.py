@@ -41,7 +41,9 @@ class Layer:
 
     wants_dx = True  # False where the input is data: nobody asks for its gradient
 
-    def __init__(self, world: World, placed: PlacedLayer, dtype: DTypeLike, parameters: dict[str, Parameter]) -> None:
+    def __init__(
+        self, world: World, placed: PlacedLayer, dtype: DTypeLike, parameters: dict[str, Parameter]
+    ) -> None:
         self.world, self.placed, self.dtype, self.parameters = world, placed, np.dtype(dtype), parameters
         self.name, self.scheme = placed.node.name, placed.scheme
         self.needs: list[Box] = [need.box(world.rank) for need in placed.placement.needs]
@@ -69,7 +71,9 @@ class Layer:
 
     def settle(self, raw: Array) -> Array:
         """Take the output as computed, a term of a sum, to rest."""
-        return start(self.world, self._settling, raw, self.key("forward", self.placed.settle), self.dtype).wait()
+        return start(
+            self.world, self._settling, raw, self.key("forward", self.placed.settle), self.dtype
+        ).wait()
 
     def spread(self, dy: Array) -> Array:
         """Take the gradient at rest to where the output was computed: the adjoint of `settle`."""
@@ -84,4 +88,6 @@ class Layer:
         """Return the sum (or max, min) of an array over the ranks along `axes`."""
         axes = tuple(a for a in self.scheme.grid.used if a in axes)
         ranks = self.scheme.group(self.world.rank, axes)
-        return all_reduce(self.world, ranks, array, Key(self.name, direction, "allreduce", " ".join(axes)), how)
+        return all_reduce(
+            self.world, ranks, array, Key(self.name, direction, "allreduce", " ".join(axes)), how
+        )

@@ -1,8 +1,8 @@
 """Convolution and transposed convolution on a grid.
 
-    X  cut n, c, space with halo, whole over k      forward   Y~ = W X on the block, owed over c; Y = settle Y~ + b
-    W  cut k, c; whole over n and space             backward  dY~ = spread dY;  dX = W^T dY~, owed over k and in halos
-    Y  cut n, k (and c inside k), space             weigh     dW = dY~ X^T, owed over n and space (the arena sums it)
+    X  cut n, c, space with halo; whole over k    forward   Y~ = W X, owed over c;  Y = settle Y~ + b
+    W  cut k, c; whole over n and space           backward  dY~ = spread dY;  dX = W^T dY~, owed over k, in halos
+    Y  cut n, k (and c inside k), space           weigh     dW = dY~ X^T, owed over n, space (the arena sums it)
 
 c = 1 is the 1.5D product of Gholami et al. 2018 (section 2.3) with space cut as in their Fig. 3.
 While the halo is on its way the interior is computed:
@@ -90,7 +90,7 @@ class Convolution(Layer):
         self._dy = self.spread(dy)
         if not self.wants_dx:
             return [dy]
-        spec, parts = self._setup
+        _, parts = self._setup
         weight, dx = self.parameters["weight"].value, np.zeros(self._x.shape, self.dtype)
         local = self._local(self.needs[0], self.raw)
         for k, c, groups in parts:
@@ -100,12 +100,14 @@ class Convolution(Layer):
 
     def weigh(self) -> None:
         """Add dW of the block."""
-        spec, parts = self._setup
+        _, parts = self._setup
         weight = self.parameters["weight"]
         local = self._local(self.needs[0], self.raw)
         for k, c, groups in parts:
             shape = weight.value[k].shape
-            weight.grad[k] += conv.backward_weights(self._x[:, c], self._dy[:, k], shape, groups=groups, **local)
+            weight.grad[k] += conv.backward_weights(
+                self._x[:, c], self._dy[:, k], shape, groups=groups, **local
+            )
         del self._x, self._dy
 
     def _on(self, x: Array, origin: Box, out: Box) -> Array:
@@ -117,7 +119,13 @@ class Convolution(Layer):
         x = x[(slice(None), slice(None), *local_slices(tuple(needs), origin[2:]))]
         local = self._local((*origin[:2], *needs), out)
         pieces = [conv.forward(x[:, c], weight[k], groups=groups, **local) for k, c, groups in parts]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1) if pieces else np.empty(extents_of(out), x.dtype)
+        return (
+            pieces[0]
+            if len(pieces) == 1
+            else np.concatenate(pieces, axis=1)
+            if pieces
+            else np.empty(extents_of(out), x.dtype)
+        )
 
     @property
     def _extents(self) -> tuple[int, ...]:
@@ -180,7 +188,9 @@ class LocalWindow(TypedDict):
     pad_hi: tuple[int, ...]
 
 
-def window_arguments(windows: Sequence[Window | TransposedWindow], lo: list[int], hi: list[int]) -> LocalWindow:
+def window_arguments(
+    windows: Sequence[Window | TransposedWindow], lo: list[int], hi: list[int]
+) -> LocalWindow:
     """Return the keyword arguments of a local convolution."""
     return {
         "stride": tuple(w.stride for w in windows),

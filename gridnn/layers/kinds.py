@@ -28,9 +28,13 @@ KINDS: dict[type, type[Layer]] = {
 }
 
 
-def make_layer(world: World, placed: PlacedLayer, dtype: DTypeLike, parameters: dict[str, Parameter]) -> Layer:
+def make_layer(
+    world: World, placed: PlacedLayer, dtype: DTypeLike, parameters: dict[str, Parameter]
+) -> Layer:
     """Return the live layer of a placed one."""
     spec = placed.node.spec
     if isinstance(spec, s.GlobalPool):
-        return (pool.GlobalAverage if spec.how == "average" else pool.GlobalMax)(world, placed, dtype, parameters)
+        return (pool.GlobalAverage if spec.how == "average" else pool.GlobalMax)(
+            world, placed, dtype, parameters
+        )
     return KINDS[type(spec)](world, placed, dtype, parameters)

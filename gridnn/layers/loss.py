@@ -90,4 +90,5 @@ class SquaredError(Loss):
         """Return 2 (prediction - target) / elements."""
         difference, weight = self._kept
         del self._kept
-        return (2 * scale) * difference * weight
+        dx: Array = (2 * scale) * difference * weight
+        return dx

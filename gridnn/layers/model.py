@@ -43,8 +43,13 @@ class Model:
         self.arena = Arena(world, placed, dtype, bucket_bytes, cut_optimizer)
         self.layers = [make_layer(world, p, dtype, self.arena.parameters[p.node.name]) for p in placed.layers]
         self.paths = [None if e.exchange is None else Route(e.exchange, world.rank) for e in placed.edges]
-        self.back_paths = [None if x is None else Route(x.transpose(), world.rank) for x in (e.exchange for e in placed.edges)]
-        self.uses = [sum(layer.placed.edges.count(i) for layer in self.layers) for i in range(len(placed.edges))]
+        self.back_paths = [
+            None if x is None else Route(x.transpose(), world.rank)
+            for x in (e.exchange for e in placed.edges)
+        ]
+        self.uses = [
+            sum(layer.placed.edges.count(i) for layer in self.layers) for i in range(len(placed.edges))
+        ]
         for layer in self.layers:
             layer.wants_dx = any(placed.edges[e].exchange is not None for e in layer.placed.edges)
             if isinstance(layer, Convolution):
@@ -60,7 +65,10 @@ class Model:
         boxes = [box for box in needs if all(i.size for i in box)]
         if not boxes:
             return needs[0]
-        return tuple(Interval(min(i.start for i in dims), max(i.stop for i in dims)) for dims in zip(*boxes, strict=True))
+        return tuple(
+            Interval(min(i.start for i in dims), max(i.stop for i in dims))
+            for dims in zip(*boxes, strict=True)
+        )
 
     @property
     def target_box(self) -> Box:
@@ -85,8 +93,12 @@ class Model:
         with self.world.clock.phase("compute"):
             return self._forward(x, target, self.placed.batch if valid is None else valid, train, score, at)
 
-    def _forward(self, x: Array, target: Array, valid: int, train: bool, score: bool, at: tuple[int, int]) -> Verdict:
-        coming: dict[int, Pending] = {i: self._read(e, x) for i, e in enumerate(self.placed.edges) if e.producer == INPUT}
+    def _forward(
+        self, x: Array, target: Array, valid: int, train: bool, score: bool, at: tuple[int, int]
+    ) -> Verdict:
+        coming: dict[int, Pending] = {
+            i: self._read(e, x) for i, e in enumerate(self.placed.edges) if e.producer == INPUT
+        }
         left = list(self.uses)
         verdict = Verdict(0.0, 0.0, 0.0)
         self.output: Array | None = None
@@ -160,7 +172,11 @@ class Model:
     def _read(self, edge: Edge, x: Array) -> Pending:
         """Return an input edge, which has arrived: the loader read it."""
         need = edge.need.box(self.world.rank)
-        array = x[local_slices(need, self.input_box)] if x.size and all(i.size for i in need) else np.zeros(extents_of(need), self.dtype)
+        array = (
+            x[local_slices(need, self.input_box)]
+            if x.size and all(i.size for i in need)
+            else np.zeros(extents_of(need), self.dtype)
+        )
         return Pending.arrived_already(self.world, array)
 
     def _works_on(self, layer: Layer) -> bool:

@@ -54,7 +54,8 @@ class DropoutLayer(Layer):
         seed, step = self.at
         shape = self.placed.placement.out.shape
         self._mask = dropout_mask(seed, f"dropout:{self.name}", shape, self.out, step, spec.rate, self.dtype)
-        return x * self._mask
+        y: Array = x * self._mask
+        return y
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dy times the mask."""
@@ -134,7 +135,13 @@ class Upsampling(Layer):
         return [w.factor for w in self._spec.windows]
 
     def _sizes(self) -> dict[str, tuple[int, ...]]:
-        return {"in_size": self.placed.placement.needs[0].shape[2:], "out_size": self.placed.placement.out.shape[2:]}
+        return {
+            "in_size": self.placed.placement.needs[0].shape[2:],
+            "out_size": self.placed.placement.out.shape[2:],
+        }
 
     def _starts(self) -> dict[str, list[int]]:
-        return {"out_start": [i.start for i in self.out[2:]], "in_start": [i.start for i in self.needs[0][2:]]}
+        return {
+            "out_start": [i.start for i in self.out[2:]],
+            "in_start": [i.start for i in self.needs[0][2:]],
+        }

@@ -1,10 +1,10 @@
 """Networks: directed acyclic graphs of layers, and the builder that writes them.
 
-    net = Builder("small", (1, 8, 8))
-    x = net.conv(net.input, 16, 3, pad=1)
-    x = net.relu(net.batch_norm(x))
-    x = net.linear(net.flatten(x), 10)
-    network = net.done(net.cross_entropy(x))
+net = Builder("small", (1, 8, 8))
+x = net.conv(net.input, 16, 3, pad=1)
+x = net.relu(net.batch_norm(x))
+x = net.linear(net.flatten(x), 10)
+network = net.done(net.cross_entropy(x))
 """
 
 from __future__ import annotations
@@ -93,10 +93,21 @@ class Builder:
             raise InputError(f"layer {x} does not exist (yet); add it before it is used")
         return len(self.shapes[x]) - 1
 
-    def _windows(self, x: str, kernel: Ints, stride: Ints, pad: Pads, dilation: Ints) -> list[tuple[int, int, int, int, int]]:
+    def _windows(
+        self, x: str, kernel: Ints, stride: Ints, pad: Pads, dilation: Ints
+    ) -> list[tuple[int, int, int, int, int]]:
         dims = self._dims(x)
-        pads = [p if isinstance(p, Sequence) else (p, p) for p in (pad if isinstance(pad, Sequence) else [pad] * dims)]
-        columns = (_each(kernel, dims), _each(stride, dims), [p[0] for p in pads], [p[1] for p in pads], _each(dilation, dims))
+        pads = [
+            p if isinstance(p, Sequence) else (p, p)
+            for p in (pad if isinstance(pad, Sequence) else [pad] * dims)
+        ]
+        columns = (
+            _each(kernel, dims),
+            _each(stride, dims),
+            [p[0] for p in pads],
+            [p[1] for p in pads],
+            _each(dilation, dims),
+        )
         if any(len(c) != dims for c in columns):
             raise InputError(f"input {x} has {dims} space dims; give one number, or one per dim")
         return list(zip(*columns, strict=True))
@@ -126,10 +137,14 @@ class Builder:
         name: str | None = None,
     ) -> str:  # fmt: skip
         """Append a max or average pool; the stride is the kernel unless given."""
-        windows = tuple(Window(*w) for w in self._windows(x, kernel, kernel if stride is None else stride, pad, 1))
+        windows = tuple(
+            Window(*w) for w in self._windows(x, kernel, kernel if stride is None else stride, pad, 1)
+        )
         return self.add_layer(s.Pool(how, windows, count_pad), [x], name)
 
-    def max_pool(self, x: str, kernel: Ints, stride: Ints | None = None, pad: Pads = 0, name: str | None = None) -> str:
+    def max_pool(
+        self, x: str, kernel: Ints, stride: Ints | None = None, pad: Pads = 0, name: str | None = None
+    ) -> str:
         """Append a max pool."""
         return self.pool(x, "max", kernel, stride, pad, name=name)
 

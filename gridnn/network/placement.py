@@ -76,7 +76,9 @@ def batch_dim(extent: int, grid: GridShape, dims: int) -> Dim:
     return cut(extent, grid, ("n", *SPACE[: len(SPACE) - dims]))
 
 
-def place(spec: s.LayerSpec, inputs: tuple[tuple[int, ...], ...], out: tuple[int, ...], scheme: Scheme) -> Placement:
+def place(
+    spec: s.LayerSpec, inputs: tuple[tuple[int, ...], ...], out: tuple[int, ...], scheme: Scheme
+) -> Placement:
     """Place a layer on its scheme.
 
     Parameters
@@ -111,12 +113,18 @@ def place(spec: s.LayerSpec, inputs: tuple[tuple[int, ...], ...], out: tuple[int
     return Placement((y,) * len(inputs), y, y, _affine(spec, y), _statistics(spec, len(out) - 2))
 
 
-def _weighted(spec: s.Conv | s.ConvTranspose | s.Linear, x: tuple[int, ...], out: tuple[int, ...], scheme: Scheme) -> Placement:
+def _weighted(
+    spec: s.Conv | s.ConvTranspose | s.Linear, x: tuple[int, ...], out: tuple[int, ...], scheme: Scheme
+) -> Placement:
     grid, y = scheme.grid, rest(out, scheme)
     c, k, kernel = x[1], out[1], () if isinstance(spec, s.Linear) else tuple(w.kernel for w in spec.windows)
     space = () if isinstance(spec, s.Linear) else _windowed(spec.windows, y.dims[2:], x[2:])
     if isinstance(spec, s.Conv) and spec.groups > 1:
-        k_dim, c_need, c_weight = y.dims[1], group_channels(y.dims[1], c, k, spec.groups), whole(c // spec.groups)
+        k_dim, c_need, c_weight = (
+            y.dims[1],
+            group_channels(y.dims[1], c, k, spec.groups),
+            whole(c // spec.groups),
+        )
     else:
         k_dim, c_need = cut(k, grid, ("k",)), cut(c, grid, ("c",))
         c_weight = c_need
@@ -132,7 +140,10 @@ def _weighted(spec: s.Conv | s.ConvTranspose | s.Linear, x: tuple[int, ...], out
 def group_channels(k_dim: Dim, c: int, k: int, groups: int) -> Dim:
     """Return the input channels that blocks of output channels of a grouped convolution read."""
     per_k, per_c = k // groups, c // groups
-    blocks = [Interval(i.start // per_k * per_c, -(-i.stop // per_k) * per_c) if i.size else Interval(0, 0) for i in k_dim.intervals]
+    blocks = [
+        Interval(i.start // per_k * per_c, -(-i.stop // per_k) * per_c) if i.size else Interval(0, 0)
+        for i in k_dim.intervals
+    ]
     return Dim(c, k_dim.axes, tuple(blocks))
 
 
@@ -150,7 +161,10 @@ def _affine(spec: s.LayerSpec, y: Layout) -> tuple[Parameter, ...]:
         layout, owed = Layout(y.scheme, y.dims[1:]), True
     else:
         return ()
-    return tuple(Parameter(name, layout, start, decay=False, owed=owed) for name, start in (("gamma", "ones"), ("beta", "zeros")))
+    return tuple(
+        Parameter(name, layout, start, decay=False, owed=owed)
+        for name, start in (("gamma", "ones"), ("beta", "zeros"))
+    )
 
 
 def _statistics(spec: s.LayerSpec, dims: int) -> tuple[str, ...]:

@@ -171,8 +171,13 @@ def out_shape(spec: LayerSpec, inputs: tuple[Shape, ...], name: str) -> Shape:
     _check_numbers(spec, name)
     first, *others = inputs
     if isinstance(spec, Add | Concat):
-        if any(o[0 if isinstance(spec, Add) else 1 :] != first[0 if isinstance(spec, Add) else 1 :] for o in others):
-            raise InputError(f"layer {name}: cannot {kind(spec)} inputs of shapes {', '.join(map(str, inputs))}")
+        if any(
+            o[0 if isinstance(spec, Add) else 1 :] != first[0 if isinstance(spec, Add) else 1 :]
+            for o in others
+        ):
+            raise InputError(
+                f"layer {name}: cannot {kind(spec)} inputs of shapes {', '.join(map(str, inputs))}"
+            )
         return first if isinstance(spec, Add) else (sum(i[0] for i in inputs), *first[1:])
     if others:
         raise InputError(f"layer {name}: {kind(spec)} takes one input, {len(inputs)} are given")

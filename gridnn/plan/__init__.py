@@ -1,0 +1,1 @@
+"""Which choice is best, and the file that says it."""

@@ -1,16 +1,16 @@
 """Plans: a scheme for every layer, in a file that people can read, write and compare.
 
-    {
-      "format": "gridnn-plan", "version": 1,
-      "network": "digits-cnn", "digest": "5c1f...",      (optional: refuses another network)
-      "procs": 4, "batch": 64,                           (optional: refuses another number of processes)
-      "layers": {
-        "*":     "n4",                                   (every layer not named)
-        "conv1": "h2 w2",
-        "fc1":   "k2 @2"                                 (grid k2 on the ranks from 2 on)
-      },
-      "predicted": { ... }                               (for readers; a run predicts anew)
-    }
+{
+  "format": "gridnn-plan", "version": 1,
+  "network": "digits-cnn", "digest": "5c1f...",      (optional: refuses another network)
+  "procs": 4, "batch": 64,                           (optional: refuses another number of processes)
+  "layers": {
+    "*":     "n4",                                   (every layer not named)
+    "conv1": "h2 w2",
+    "fc1":   "k2 @2"                                 (grid k2 on the ranks from 2 on)
+  },
+  "predicted": { ... }                               (for readers; a run predicts anew)
+}
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def read_plan(path: Path, network: Network, batch: int, procs: int) -> Plan:
     if not isinstance(table, dict) or table.get("format") != FORMAT:
         raise InputError(f'plan file {path} is not a plan: it needs "format": "{FORMAT}" at the top')
     if table.get("version") != VERSION:
-        raise InputError(f"plan file {path} has version {table.get('version')!r}; this gridnn reads version {VERSION}")
+        raise InputError(
+            f"plan file {path} has version {table.get('version')!r}; this gridnn reads version {VERSION}"
+        )
     if unknown := sorted(set(table) - KEYS):
         raise InputError(f"plan file {path}: unknown key {unknown[0]!r}; known: {', '.join(sorted(KEYS))}")
     for key, mine, what in (("digest", network.digest, "network"), ("procs", procs, "number of processes")):
@@ -91,20 +93,31 @@ def read_plan(path: Path, network: Network, batch: int, procs: int) -> Plan:
                 f"plan file {path} is for another {what}: it says {given}, the run has {have}; "
                 f"make a new plan, or remove {key!r} from the file to use its grids all the same"
             )
-    return Plan(network.name, network.digest, procs, batch, _schemes(path, table.get("layers"), network), f"file {path.name}")
+    return Plan(
+        network.name,
+        network.digest,
+        procs,
+        batch,
+        _schemes(path, table.get("layers"), network),
+        f"file {path.name}",
+    )
 
 
 def _schemes(path: Path, layers: object, network: Network) -> dict[str, Scheme]:
     names = [node.name for node in network.nodes]
     if not isinstance(layers, dict) or not all(isinstance(v, str) for v in layers.values()):
-        raise InputError(f'plan file {path}: "layers" must be a table of layer names and grids such as "n2 k2"')
+        raise InputError(
+            f'plan file {path}: "layers" must be a table of layer names and grids such as "n2 k2"'
+        )
     for name in layers:
         if name != "*" and name not in names:
             near = difflib.get_close_matches(name, names, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; its layers are {', '.join(names)}"
             raise InputError(f"plan file {path}: network {network.name} has no layer {name!r}{hint}")
     if missing := [name for name in names if name not in layers and "*" not in layers]:
-        raise InputError(f'plan file {path}: layer {missing[0]} has no grid; add it, or "*" for all layers not named')
+        raise InputError(
+            f'plan file {path}: layer {missing[0]} has no grid; add it, or "*" for all layers not named'
+        )
     return {name: parse_scheme(str(layers.get(name, layers.get("*")))) for name in names}
 
 

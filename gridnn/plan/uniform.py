@@ -39,7 +39,9 @@ def candidates(network: Network, batch: int, procs: int) -> list[GridShape]:
     return [GridShape.of(**f) for f in factorisations(procs, axes) if all(f[a] <= limit[a] for a in axes)]
 
 
-def cheapest_uniform(network: Network, batch: int, passes: int, procs: int, itemsize: int, machine: Machine) -> tuple[Plan, list[tuple[GridShape, Price]]]:
+def cheapest_uniform(
+    network: Network, batch: int, passes: int, procs: int, itemsize: int, machine: Machine
+) -> tuple[Plan, list[tuple[GridShape, Price]]]:
     """Return the plan of least predicted seconds a step, and all candidates with their prices, cheapest first.
 
     Parameters
@@ -54,6 +56,12 @@ def cheapest_uniform(network: Network, batch: int, passes: int, procs: int, item
         placed = place_network(network, plan.schemes, per_pass, procs)
         priced.append((grid, price(placed, machine, itemsize, passes)))
     priced.sort(key=lambda entry: (entry[1].step_s, entry[1].received_bytes))
-    best, cost = priced[0]
-    plan = uniform_plan(network, best, batch, procs, f"auto: cheapest of {len(priced)} uniform grids on machine {machine.name}")
+    best = priced[0][0]
+    plan = uniform_plan(
+        network,
+        best,
+        batch,
+        procs,
+        f"auto: cheapest of {len(priced)} uniform grids on machine {machine.name}",
+    )
     return plan, priced

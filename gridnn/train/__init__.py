@@ -1,0 +1,1 @@
+"""Where the wings meet: data, steps, files, and the porch ``python -m gridnn.train``."""

@@ -44,14 +44,21 @@ def choose(config: Config, train: Dataset, procs: int) -> Job:
     """
     batch, passes = config.train.batch, config.train.accumulate
     if batch % passes:
-        raise InputError(f"train.batch = {batch} cannot be split into train.accumulate = {passes} equal passes; use a divisor")
+        raise InputError(
+            f"train.batch = {batch} cannot be split into train.accumulate = {passes} equal passes; use a divisor"
+        )
     network = _network(config, train)
     plan = choose_plan(config, network, procs)
     placed = place_network(network, plan.schemes, batch // passes, procs)
     itemsize = np.dtype(config.train.dtype).itemsize
     machine = load_machine()
     cost = price(placed, machine, itemsize, passes)
-    predicted: dict[str, float | int | str] = {"step_s": cost.step_s, "compute_s": cost.compute_s, "comm_s": cost.comm_s, "machine": machine.name}
+    predicted: dict[str, float | int | str] = {
+        "step_s": cost.step_s,
+        "compute_s": cost.compute_s,
+        "comm_s": cost.comm_s,
+        "machine": machine.name,
+    }
     return Job(network, replace(plan, predicted=predicted), placed, passes)
 
 
@@ -87,7 +94,8 @@ def _network(config: Config, train: Dataset) -> Network:
         fits, what = train.target == "image" and made == wanted, "numbers of shape"
     if not fits:
         raise InputError(
-            f"network {network.name} predicts {what} {made[1:] if 'class' in what else made}, but data {train.name} has "
+            f"network {network.name} predicts {what} {made[1:] if 'class' in what else made}, "
+            f"but data {train.name} has "
             f'targets "{train.target}" of shape {wanted}; choose a network or data.target that fits'
         )
     return network

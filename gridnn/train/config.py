@@ -21,6 +21,9 @@ from pydantic_core import ErrorDetails
 from gridnn.errors import InputError
 from gridnn.train.sections import Config
 
+# Overrides that make another job of the default one, for which its tuned values would be wrong.
+_OTHER_JOB = ("model.", "data.name", "data.path", "data.target", "data.input_shape", "train.optimizer")
+
 # Words for the kinds of error pydantic tells apart; "{x}" are the limits it found broken.
 _NEEDS = {
     "int_type": "a whole number",
@@ -61,7 +64,7 @@ def load_config(
     Parameters
     ----------
     path : path of a TOML file, or None
-        None starts from the defaults: the default job.
+        None starts from the defaults.
     overrides : sequence of str
         ``"train.batch=256"``: a dotted key and a TOML value; a value that is no TOML is text.
     plan, run_dir : str or None
@@ -96,6 +99,12 @@ def load_config(
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise InputError(f"{source} has {count}:\n" + "\n".join(f"  {problem}" for problem in problems))
     return config
+
+
+def default_job(overrides: Sequence[str]) -> Path | None:
+    """Return the file of the default job, or None where overrides ask for other data, network or optimizer."""
+    other = any(text.strip().startswith(_OTHER_JOB) for text in overrides)
+    return None if other else Path(__file__).with_name("default.toml")
 
 
 def dump_toml(config: Config) -> str:

@@ -6,6 +6,7 @@ other rank has a console too, and says nothing.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -205,6 +206,13 @@ class Progress:
         """Leave the time until now out of the rates: after an evaluation, say."""
         self._mark_s = self._now()
         self._steps = self._samples = 0
+
+
+def shout(text: str) -> None:
+    """Say a line on the error stream from any rank: for what ends a run."""
+    sys.stdout.flush()
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
 
 
 def bytes_text(count: int) -> str:

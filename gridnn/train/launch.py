@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from threadpoolctl import threadpool_limits
 
 from gridnn.errors import GridnnError, InputError
+from gridnn.train.console import Console, shout
 
 if TYPE_CHECKING:
     from gridnn.comm.world import World
@@ -36,7 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_singletons(os.environ, comm.size)
     except InputError as error:
-        first = os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("SLURM_PROCID", "0"))) == "0"
+        first = (
+            os.environ.get(
+                "PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("SLURM_PROCID", "0"))
+            )
+            == "0"
+        )
         return _say(f"error: {error}", error.exit_code) if first else error.exit_code
     try:
         with World(comm) as world:
@@ -53,7 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"rank {comm.rank}: interrupted", 130)
         agree.abort(130)
     except BaseException:
-        _say(f"rank {comm.rank} failed; this is a bug of gridnn or its surroundings, all ranks are stopped\n{traceback.format_exc()}", 1)
+        _say(
+            f"rank {comm.rank} failed; this is a bug of gridnn or its surroundings, all ranks are stopped\n"
+            + traceback.format_exc(),
+            1,
+        )
         agree.abort(1)
     return 1
 
@@ -70,7 +80,7 @@ def yield_if_crowded() -> None:
 
 
 def threads_of(world: World) -> int:
-    """Return how many threads the kernels of a rank may use: what the user or Slurm says, else its share of the cores."""
+    """Return the threads of a rank's kernels: what the user or Slurm says, else its share of the cores."""
     for variable in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
         if os.environ.get(variable, "").isdigit():
             return max(1, int(os.environ[variable]))
@@ -81,13 +91,13 @@ def _job(world: World, argv: Sequence[str] | None) -> None:
     from gridnn.comm.agree import agreed
     from gridnn.train import run as job
     from gridnn.train.arguments import parse_arguments
-    from gridnn.train.config import dump_toml, load_config
-    from gridnn.train.console import Console
+    from gridnn.train.config import default_job, dump_toml, load_config
 
     arguments = parse_arguments(argv, quiet=world.rank > 0)
     console = Console(world.rank, sys.stdout)
     with agreed(world):
-        config = load_config(arguments.config, arguments.overrides, arguments.plan, arguments.run_dir)
+        path = arguments.config or default_job(arguments.overrides)
+        config = load_config(path, arguments.overrides, arguments.plan, arguments.run_dir)
     if arguments.print_config:
         console.say(dump_toml(config).rstrip())
         return
@@ -110,11 +120,11 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"cannot write the plan to {path}: {error.strerror}; name a file that can be written") from None
+        raise InputError(
+            f"cannot write the plan to {path}: {error.strerror}; name a file that can be written"
+        ) from None
 
 
 def _say(text: str, code: int) -> int:
-    sys.stdout.flush()
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    shout(text)
     return code

@@ -13,7 +13,9 @@ from gridnn.layers.model import Model
 from gridnn.train.data import Dataset, Loader
 
 
-def save_pictures(model: Model, loader: Loader, dataset: Dataset, folder: Path | None, count: int) -> list[Path]:
+def save_pictures(
+    model: Model, loader: Loader, dataset: Dataset, folder: Path | None, count: int
+) -> list[Path]:
     """Write ``picture-<i>.png`` for the first `count` samples of a loader; collective, rank 0 writes.
 
     Works for networks whose output has two space dims: images of 1 or 3 channels, or classes a pixel.
@@ -25,13 +27,22 @@ def save_pictures(model: Model, loader: Loader, dataset: Dataset, folder: Path |
     output = gather(model.world, Shard(model.output, need))
     if folder is None or len(need.shape) != 4:
         return []
-    whole = [tuple((0, e) for e in (loader.order.batch, *shape)) for shape in (dataset.input_shape, dataset.target_shape)]
-    with Loader(dataset, loader.order, whole[0], whole[1], loader.dtype, loader.augment, loader.seed) as plain:
+    whole = [
+        tuple((0, e) for e in (loader.order.batch, *shape))
+        for shape in (dataset.input_shape, dataset.target_shape)
+    ]
+    with Loader(
+        dataset, loader.order, whole[0], whole[1], loader.dtype, loader.augment, loader.seed
+    ) as plain:
         full = plain.read(0)
     paths = []
     for i in range(min(count, full.valid)):
         if dataset.target == "pixels":
-            shown = [_image(full.x[i]), _classes(output[i].argmax(axis=0), need.shape[1]), _classes(full.target[i], need.shape[1])]
+            shown = [
+                _image(full.x[i]),
+                _classes(output[i].argmax(axis=0), need.shape[1]),
+                _classes(full.target[i], need.shape[1]),
+            ]
         else:
             shown = [_image(full.x[i]), _image(output[i]), _image(full.target[i])]
         path = folder / f"picture-{i}.png"

@@ -1,14 +1,13 @@
 """A run from configuration to summary: the order of events, and nothing else.
 
-    configuration - data - network - plan        on every rank alike, errors agreed upon
-    model - steps, with evaluations              watched: a stuck rank ends the run
-    predicted = counted, or the run fails        the summary is written by rank 0
+configuration - data - network - plan        on every rank alike, errors agreed upon
+model - steps, with evaluations              watched: a stuck rank ends the run
+predicted = counted, or the run fails        the summary is written by rank 0
 """
 
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from gridnn.geometry.traffic import Traffic
 from gridnn.layers.model import Model
 from gridnn.train.choose import Job, choose
 from gridnn.train.config import dump_toml
-from gridnn.train.console import Console, PlanRow
+from gridnn.train.console import Console, PlanRow, shout
 from gridnn.train.data import Dataset, EvaluationOrder, Loader, Order, open_data
 from gridnn.train.data.order import PassOrder
 from gridnn.train.picture import save_pictures
@@ -53,7 +52,9 @@ def prepare(world: World, config: Config, console: Console) -> Run:
         On all ranks, if any rank cannot use what it was given.
     """
     with agreed(world):
-        train, test = (open_data(config.data.source, split, config.data.options) for split in ("train", "test"))
+        train, test = (
+            open_data(config.data.source, split, config.data.options) for split in ("train", "test")
+        )
         job = choose(config, train, world.size)
         Order(train.count, config.train.batch, config.train.seed)
         config.data.augment.checked(train)
@@ -82,11 +83,20 @@ def show_plan(run: Run, counted: dict[str, int] | None = None) -> None:
             )
         )
     for name, amount in trainer_bytes.items():
-        rows.append(PlanRow(name, "", "all ranks", (), (), 0, amount, None if counted is None else counted.get(name, 0)))
+        rows.append(
+            PlanRow(
+                name, "", "all ranks", (), (), 0, amount, None if counted is None else counted.get(name, 0)
+            )
+        )
     unused = set(range(world.size)) - {r for layer in job.placed.layers for r in layer.scheme.ranks}
-    run.console.plan_table(rows, f"{job.network.name}, batch {run.config.train.batch}, {world.size} processes; plan: {job.plan.origin}")
+    run.console.plan_table(
+        rows,
+        f"{job.network.name}, batch {run.config.train.batch}, {world.size} processes; plan: {job.plan.origin}",
+    )
     if unused:
-        run.console.warn(f"{len(unused)} of {world.size} processes have no layer to work on (ranks {sorted(unused)})")
+        run.console.warn(
+            f"{len(unused)} of {world.size} processes have no layer to work on (ranks {sorted(unused)})"
+        )
 
 
 def train(run: Run, folder: Path | None) -> Summary:
@@ -114,7 +124,7 @@ def train(run: Run, folder: Path | None) -> Summary:
         with (
             Loader(run.train, PassOrder(order, passes), *boxes, t.dtype, augment, t.seed) as loader,
             Loader(run.test, judged, *boxes, t.dtype, augment.without_chance(), t.seed) as test_loader,
-            Watchdog(world, config.comm.timeout_s, _shout) as watchdog,
+            Watchdog(world, config.comm.timeout_s, shout) as watchdog,
             run.console.progress(total, config.run.log_every_s) as progress,
         ):
             world.ledger = Traffic()
@@ -130,8 +140,19 @@ def train(run: Run, folder: Path | None) -> Summary:
                 _add(phases, spent)
                 counted = world.ledger.received_bytes - bytes_before
                 if record is not None:
-                    record.step(step=number, epoch=epoch, loss=result.loss, lr=result.lr, step_s=step_s, phases_s=spent, counted_bytes=counted, norm=result.norm)
-                progress.update(step=number + 1, epoch=epoch + 1, loss=result.loss, lr=result.lr, samples=t.batch)
+                    record.step(
+                        step=number,
+                        epoch=epoch,
+                        loss=result.loss,
+                        lr=result.lr,
+                        step_s=step_s,
+                        phases_s=spent,
+                        counted_bytes=counted,
+                        norm=result.norm,
+                    )
+                progress.update(
+                    step=number + 1, epoch=epoch + 1, loss=result.loss, lr=result.lr, samples=t.batch
+                )
                 if t.eval and _time_to_judge(number + 1, total, order.steps_per_epoch, t.eval_every_epochs):
                     evaluation = trainer.evaluate(test_loader, judged.steps)
                     predicted.merge(predicted_evaluation(run.job, t, world.size, world.rank, judged.steps))
@@ -164,11 +185,19 @@ def check_traffic(world: World, predicted: Traffic) -> None:
     with agreed(world):
         if differences := predicted.differences(world.ledger):
             listed = "\n  ".join(differences[:10])
-            raise TrafficError(f"rank {world.rank}: counted traffic is not what the formulas say; this is a bug of gridnn:\n  {listed}")
+            raise TrafficError(
+                f"rank {world.rank}: counted traffic is not what the formulas say; this is a bug of gridnn:\n  {listed}"
+            )
 
 
 def _summarise(
-    run: Run, steps: int, loss: float, evaluation: Evaluation | None, seconds: list[float], phases: dict[str, float], predicted: Traffic
+    run: Run,
+    steps: int,
+    loss: float,
+    evaluation: Evaluation | None,
+    seconds: list[float],
+    phases: dict[str, float],
+    predicted: Traffic,
 ) -> Summary:
     world = run.world
     both = world.comm.allreduce(predicted.received_bytes), world.comm.allreduce(world.ledger.received_bytes)
@@ -211,16 +240,12 @@ def _add(totals: dict[str, float], more: dict[str, float]) -> None:
         totals[name] = totals.get(name, 0.0) + value
 
 
-def _shout(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
-
-
-def open_record(world: World, config: Config, name: str, now: Callable[[], datetime] = datetime.now) -> Path | None:
+def open_record(
+    world: World, config: Config, name: str, now: Callable[[], datetime] = datetime.now
+) -> Path | None:
     """Make the run folder on rank 0; an error there is one on all."""
     folder = None
     with agreed(world):
         if world.rank == 0:
             folder = open_folder(config.run.dir, name, now())
     return folder
-

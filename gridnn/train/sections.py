@@ -272,10 +272,6 @@ class TrainSection(Section):
                     any(a >= b for a, b in zip(self.milestones, self.milestones[1:], strict=False)),
                     f"train.milestones must rise; got {list(self.milestones)}",
                 ),
-                (
-                    self.steps is not None and self.warmup_steps > self.steps,
-                    f"train.warmup_steps = {self.warmup_steps} is longer than the run of {self.steps} steps",
-                ),
             ],
         )
 

@@ -1,7 +1,7 @@
 """One step of training, and an evaluation: the doing wing in the order of time.
 
-    begin - (forward - backward) x passes - sums awaited - norms - clip - update - shares published
-                         \\_ the loss is summed over all ranks meanwhile
+begin - (forward - backward) x passes - sums awaited - norms - clip - update - shares published
+                     \\_ the loss is summed over all ranks meanwhile
 """
 
 from __future__ import annotations
@@ -44,15 +44,26 @@ class Evaluation:
 class Trainer:
     """A model with its optimizer: `step` and `evaluate`, and what they will move."""
 
-    def __init__(self, world: World, model: Model, job: Job, config: TrainSection, steps_per_epoch: int, total_steps: int) -> None:
+    def __init__(
+        self,
+        world: World,
+        model: Model,
+        job: Job,
+        config: TrainSection,
+        steps_per_epoch: int,
+        total_steps: int,
+    ) -> None:
         self.world, self.model, self.job, self.config = world, model, job, config
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
         self.optimizer = Optimizer(config)
-        names = [f"{layer.node.name}.{p.name}" for layer in job.placed.layers for p in layer.placement.parameters]
+        names = [
+            f"{layer.node.name}.{p.name}" for layer in job.placed.layers for p in layer.placement.parameters
+        ]
         self._index = {name: i for i, name in enumerate(names)}
         self._everyone = tuple(range(world.size))
         self._pieces = [
-            Piece(s.entry.name, s.value, s.grad, s.entry.parameter.decay, self._index[s.entry.name]) for s in model.arena.shares()
+            Piece(s.entry.name, s.value, s.grad, s.entry.parameter.decay, self._index[s.entry.name])
+            for s in model.arena.shares()
         ]
 
     def step(self, number: int, loader: Loader) -> StepResult:
@@ -72,7 +83,9 @@ class Trainer:
                 batch = loader.batch(each)
             loss += self.model.forward(batch.x, batch.target, at=(self.config.seed, each)).loss / passes
             if last:
-                request = start_sum(self.world, self._everyone, loss, [(Key("loss", "forward", "allreduce", "all"), 1)])
+                request = start_sum(
+                    self.world, self._everyone, loss, [(Key("loss", "forward", "allreduce", "all"), 1)]
+                )
             self.model.backward(1 / passes, last)
         self.model.arena.await_sums()
         finish(self.world, request, "allreduce")
@@ -91,9 +104,15 @@ class Trainer:
             if squares is not None and self.config.clip_norm is not None:
                 norm = math.sqrt(float(squares[:, 1].sum()))
                 if not math.isfinite(norm):
-                    raise _everywhere(RunError(f"step {number}: the gradient's norm is {norm}; lower train.lr or check the data"))
+                    raise _everywhere(
+                        RunError(
+                            f"step {number}: the gradient's norm is {norm}; lower train.lr or check the data"
+                        )
+                    )
                 scale = clip_scale(norm, self.config.clip_norm)
-            self.optimizer.step(self._pieces, lr, squares if self.optimizer.needs_norms else None, grad_scale=scale)
+            self.optimizer.step(
+                self._pieces, lr, squares if self.optimizer.needs_norms else None, grad_scale=scale
+            )
             self.model.arena.publish()
         return norm
 
@@ -115,7 +134,11 @@ class Trainer:
             with self.world.clock.phase("data"):
                 batch = loader.batch(number)
             verdict = self.model.forward(batch.x, batch.target, valid=batch.valid, train=False, score=True)
-            loss, correct, judged = loss + verdict.loss * batch.valid, correct + verdict.correct, judged + verdict.judged
+            loss, correct, judged = (
+                loss + verdict.loss * batch.valid,
+                correct + verdict.correct,
+                judged + verdict.judged,
+            )
             count += batch.valid
         key = Key("loss", "evaluation", "allreduce", "all")
         loss, correct, judged = all_reduce(self.world, self._everyone, np.array([loss, correct, judged]), key)
@@ -124,9 +147,17 @@ class Trainer:
 
 def predicted_step(job: Job, config: TrainSection, procs: int, rank: int) -> Traffic:
     """Return what a step moves on one rank, by the formulas."""
-    itemsize, parameters = np.dtype(config.dtype).itemsize, sum(len(layer.placement.parameters) for layer in job.placed.layers)
+    itemsize, parameters = (
+        np.dtype(config.dtype).itemsize,
+        sum(len(layer.placement.parameters) for layer in job.placed.layers),
+    )
     traffic = predict_step(
-        job.placed, rank, itemsize, passes=job.passes, bucket_bytes=config.bucket_bytes, cut_optimizer=config.cut_optimizer
+        job.placed,
+        rank,
+        itemsize,
+        passes=job.passes,
+        bucket_bytes=config.bucket_bytes,
+        cut_optimizer=config.cut_optimizer,
     )
     predict_scalars(traffic, "loss", "forward", procs, rank, 1)
     predict_scalars(traffic, "optimizer", "update", procs, rank, 2 * parameters * needs_squares(config))
@@ -136,7 +167,9 @@ def predicted_step(job: Job, config: TrainSection, procs: int, rank: int) -> Tra
 def predicted_evaluation(job: Job, config: TrainSection, procs: int, rank: int, steps: int) -> Traffic:
     """Return what an evaluation of `steps` passes moves on one rank, by the formulas."""
     traffic = Traffic()
-    traffic.merge(predict_forward(job.placed, rank, np.dtype(config.dtype).itemsize, train=False, score=True), steps)
+    traffic.merge(
+        predict_forward(job.placed, rank, np.dtype(config.dtype).itemsize, train=False, score=True), steps
+    )
     predict_scalars(traffic, "loss", "evaluation", procs, rank, 3)
     return traffic
 

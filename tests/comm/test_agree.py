@@ -21,7 +21,7 @@ def test_an_error_of_one_rank_is_raised_on_all(comm: Any) -> None:
             if world.rank == 1:
                 raise InputError("no file x")
         assert caught.value.everywhere
-        with pytest.raises(RunError, match="^same$"), agreed(world):
+        with pytest.raises(RunError, match=r"^same$"), agreed(world):
             raise RunError("same")
         with agreed(world):
             pass

@@ -33,7 +33,9 @@ def draw_scheme(rng: random.Random, procs: int) -> Scheme:
 def draw_target(rng: random.Random, procs: int) -> Layout:
     scheme = draw_scheme(rng, procs)
     grid, (n, c, h, w) = scheme.grid, SHAPE
-    channels = rng.choice([cut(c, grid, ("c",)), cut(c, grid, ("k", "c")), whole(c), part(cut(c + 4, grid, ("k",)), 2, c)])
+    channels = rng.choice(
+        [cut(c, grid, ("c",)), cut(c, grid, ("k", "c")), whole(c), part(cut(c + 4, grid, ("k",)), 2, c)]
+    )
     window = Window(rng.choice([1, 2, 3, 5]), 1, rng.choice([0, 1]), rng.choice([0, 2]))
     rows = windows(cut(window.out(h), grid, ("h",)), window, h)
     return Layout(scheme, (cut(n, grid, ("n",)), channels, rows, cut(w, grid, ("w",))))
@@ -87,4 +89,6 @@ def test_named_collectives(comm: Any) -> None:
         assert world.ledger.messages == 1 and world.ledger.received_bytes == 8 * 2 * 3
         back = move(world, Exchange(gathered, source), out)
         np.testing.assert_array_equal(back, 2 * array)
-        np.testing.assert_array_equal(gather(world, Shard(back, source)), gather(world, Shard(2 * array, source)))
+        np.testing.assert_array_equal(
+            gather(world, Shard(back, source)), gather(world, Shard(2 * array, source))
+        )

@@ -60,9 +60,16 @@ def test_pure_batch_moves_weights_only() -> None:
 
 def test_alternating_k_and_c_needs_no_gather_of_activations() -> None:
     network, batch = perceptron(16, 64, 32, 64, 32), 8
-    schemes = {n.name: Scheme(GridShape.parse("k4" if n.name in ("linear1", "linear3") else "c4")) for n in network.nodes}
+    schemes = {
+        n.name: Scheme(GridShape.parse("k4" if n.name in ("linear1", "linear3") else "c4"))
+        for n in network.nodes
+    }
     placed = place_network(network, schemes, batch, 4)
-    forward = {(k.layer, k.collective): v.received_bytes for k, v in predict_step(placed, 0, 4).items() if k.direction == "forward"}
+    forward = {
+        (k.layer, k.collective): v.received_bytes
+        for k, v in predict_step(placed, 0, 4).items()
+        if k.direction == "forward"
+    }
     scatter, gather = 4 * 3 * batch * 32 // 4, 4 * 3 * batch * 32 // 4
     assert forward == {
         ("linear2", "reduce_scatter"): scatter,  # k4 -> c4 is free, then the sum over c
@@ -86,11 +93,16 @@ def test_formula_equals_the_list_of_messages(name: str, sample_seed: int) -> Non
     network, rng = build(name), random.Random(f"{sample_seed} {name}")
     for procs in (1, 3, 4, 6):
         placed = place_network(network, random_schemes(network, procs, 5, rng), 5, procs)
-        exchanges = [e.exchange for e in placed.edges if e.exchange] + [layer.settle for layer in placed.layers]
+        exchanges = [e.exchange for e in placed.edges if e.exchange] + [
+            layer.settle for layer in placed.layers
+        ]
         for exchange in [*exchanges, *(e.transpose() for e in exchanges)]:
             for rank in range(procs):
                 pieces = [(peer, box) for peer, box in exchange.receives(rank) if peer != rank]
-                assert received(exchange.source, exchange.target, rank) == (len(pieces), sum(volume(b) for _, b in pieces))
+                assert received(exchange.source, exchange.target, rank) == (
+                    len(pieces),
+                    sum(volume(b) for _, b in pieces),
+                )
 
 
 def test_bytes_are_conserved() -> None:
@@ -99,6 +111,8 @@ def test_bytes_are_conserved() -> None:
     for f in factorisations(6, ("n", "k", "h", "w")):
         for g in factorisations(6, ("n", "k", "h", "w")):
             a, b = rest(shape, Scheme(GridShape.of(**f))), rest(shape, Scheme(GridShape.of(**g)))
-            stays = sum(volume(tuple(i & j for i, j in zip(a.box(r), b.box(r), strict=True))) for r in range(6))
+            stays = sum(
+                volume(tuple(i & j for i, j in zip(a.box(r), b.box(r), strict=True))) for r in range(6)
+            )
             assert sum(received(a, b, r)[1] for r in range(6)) == prod(shape) - stays
             assert Exchange(a, b).kind == ("none" if f == g else Exchange(a, b).kind)

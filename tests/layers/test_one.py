@@ -72,7 +72,11 @@ def test_one_process_is_the_plain_computation(comm: Any) -> None:
         assert verdict.loss == pytest.approx(float(np.square(out - target).mean()), rel=1e-14)
         dout = 2.0 * (out - target) * (np.full(out.shape, 1 / BATCH) / 4)
         np.testing.assert_array_equal(p["linear1"]["weight"].grad, linear.backward_weights(flat, dout))
-        da = activation.backward("relu", z, a, linear.backward_data(dout, p["linear1"]["weight"].value).reshape(a.shape))
-        np.testing.assert_array_equal(p["conv1"]["weight"].grad, conv.backward_weights(x, da, (3, 2, 3, 3), **window))
+        da = activation.backward(
+            "relu", z, a, linear.backward_data(dout, p["linear1"]["weight"].value).reshape(a.shape)
+        )
+        np.testing.assert_array_equal(
+            p["conv1"]["weight"].grad, conv.backward_weights(x, da, (3, 2, 3, 3), **window)
+        )
         np.testing.assert_array_equal(p["conv1"]["bias"].grad, conv.bias_gradient(da))
         assert world.ledger.messages == 0

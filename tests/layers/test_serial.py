@@ -1,4 +1,4 @@
-"""Laws 1 and 4: every layer kind on every axis, alone and combined, equals one process and moves what is predicted."""
+"""Laws 1 and 4: every layer kind on every axis equals one process and moves what is predicted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,13 @@ def test_sampled_grids(comm: Any, name: str, sample_seed: int) -> None:
     with World(comm) as world:
         check(world, network, random_schemes(network, comm.size, BATCH, rng), BATCH)
         grids = [g for g in factorisations(comm.size, AXES) if g["n"] <= BATCH]
-        check(world, network, uniform_schemes(network, str(GridShape.of(**rng.choice(grids)))), BATCH, cut_optimizer=True)
+        check(
+            world,
+            network,
+            uniform_schemes(network, str(GridShape.of(**rng.choice(grids)))),
+            BATCH,
+            cut_optimizer=True,
+        )
 
 
 @pytest.mark.ranks(3)
@@ -78,6 +84,12 @@ def test_all_grids(comm: Any, name: str) -> None:
         for size, cut in product(range(1, comm.size + 1), (False, True)):
             for f in factorisations(size, AXES):
                 if f["n"] <= BATCH:
-                    check(world, network, uniform_schemes(network, str(GridShape.of(**f))), BATCH, cut_optimizer=cut)
+                    check(
+                        world,
+                        network,
+                        uniform_schemes(network, str(GridShape.of(**f))),
+                        BATCH,
+                        cut_optimizer=cut,
+                    )
         for _ in range(50):
             check(world, network, random_schemes(network, comm.size, BATCH, rng), BATCH)

@@ -40,13 +40,28 @@ BAD = {
     "version": ('{"format": "gridnn-plan", "version": 9}', "has version 9; this gridnn reads version 1"),
     "unknown key": ('{"format": "gridnn-plan", "version": 1, "layer": {}}', "unknown key 'layer'"),
     "no layers": ('{"format": "gridnn-plan", "version": 1}', '"layers" must be a table'),
-    "unknown layer": ('{"format": "gridnn-plan", "version": 1, "layers": {"*": "n2", "frist": "k2"}}', "did you mean first"),
-    "missing layer": ('{"format": "gridnn-plan", "version": 1, "layers": {"first": "k2"}}', "has no grid; add it"),
+    "unknown layer": (
+        '{"format": "gridnn-plan", "version": 1, "layers": {"*": "n2", "frist": "k2"}}',
+        "did you mean first",
+    ),
+    "missing layer": (
+        '{"format": "gridnn-plan", "version": 1, "layers": {"first": "k2"}}',
+        "has no grid; add it",
+    ),
     "bad grid": ('{"format": "gridnn-plan", "version": 1, "layers": {"*": "q2"}}', 'cannot read "q2"'),
     "twice": ('{"format": "gridnn-plan", "version": 1, "layers": {"*": "n2 n2"}}', "axis n is given twice"),
-    "first": ('{"format": "gridnn-plan", "version": 1, "layers": {"*": "n2 @x"}}', "after @ stands the first rank"),
-    "procs": ('{"format": "gridnn-plan", "version": 1, "procs": 8, "layers": {"*": "n2"}}', "it says 8, the run has 4"),
-    "network": ('{"format": "gridnn-plan", "version": 1, "digest": "00", "layers": {"*": "n2"}}', "is for another network"),
+    "first": (
+        '{"format": "gridnn-plan", "version": 1, "layers": {"*": "n2 @x"}}',
+        "after @ stands the first rank",
+    ),
+    "procs": (
+        '{"format": "gridnn-plan", "version": 1, "procs": 8, "layers": {"*": "n2"}}',
+        "it says 8, the run has 4",
+    ),
+    "network": (
+        '{"format": "gridnn-plan", "version": 1, "digest": "00", "layers": {"*": "n2"}}',
+        "is for another network",
+    ),
 }
 
 

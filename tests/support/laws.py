@@ -85,10 +85,15 @@ def run(world: World, network: Network, schemes: Mapping[str, Scheme], batch: in
                 array = getattr(layer, name) if inside else np.zeros(0)
                 running[f"{layer.name}.{name}"] = gather(world, Shard(array, dims))
     predicted = Traffic()
-    step_traffic = predict_step(placed, world.rank, np.dtype(dtype).itemsize, bucket_bytes=BUCKET_BYTES, cut_optimizer=cut_optimizer)
+    step_traffic = predict_step(
+        placed, world.rank, np.dtype(dtype).itemsize, bucket_bytes=BUCKET_BYTES, cut_optimizer=cut_optimizer
+    )
     predicted.merge(step_traffic, STEPS)
+    assert model.output is not None
     output = gather(world, Shard(model.output, model.loss.placed.placement.needs[0]))
-    return Outcome(losses, output, gradients, _gather(world, model, "value"), running, world.ledger, predicted)
+    return Outcome(
+        losses, output, gradients, _gather(world, model, "value"), running, world.ledger, predicted
+    )
 
 
 def _gather(world: World, model: Model, what: str) -> dict[str, Any]:
@@ -107,7 +112,9 @@ def reference(network: Network, batch: int, dtype: str = "float64") -> Outcome:
     from mpi4py import MPI
 
     with World(MPI.COMM_SELF) as world:
-        outcome = run(world, network, {n.name: Scheme(GridShape()) for n in network.nodes}, batch, dtype=dtype)
+        outcome = run(
+            world, network, {n.name: Scheme(GridShape()) for n in network.nodes}, batch, dtype=dtype
+        )
     assert outcome.ledger.messages == 0 and outcome.predicted.messages == 0
     return outcome
 
@@ -115,7 +122,10 @@ def reference(network: Network, batch: int, dtype: str = "float64") -> Outcome:
 def check(world: World, network: Network, schemes: Mapping[str, Scheme], batch: int, *, tolerance: float = 1e-10,
           dtype: str = "float64", **options: Any) -> Outcome:  # fmt: skip
     """Hold a network on its schemes to laws 1 and 4."""
-    wanted, got = reference(network, batch, dtype), run(world, network, schemes, batch, dtype=dtype, **options)
+    wanted, got = (
+        reference(network, batch, dtype),
+        run(world, network, schemes, batch, dtype=dtype, **options),
+    )
     where = {name: str(scheme) for name, scheme in schemes.items()}
     np.testing.assert_allclose(got.losses, wanted.losses, rtol=tolerance, err_msg=str(where))
     near(got.output, wanted.output, tolerance, f"output {where}")
@@ -139,7 +149,9 @@ def random_schemes(network: Network, procs: int, batch: int, rng: random.Random)
     schemes = {}
     for node in network.nodes:
         size = rng.choice([procs, procs, procs, *range(1, procs + 1)])
-        grids = [GridShape.of(**f) for f in factorisations(size, ("n", "k", "c", "d", "h", "w")) if f["n"] <= batch]
+        grids = [
+            GridShape.of(**f) for f in factorisations(size, ("n", "k", "c", "d", "h", "w")) if f["n"] <= batch
+        ]
         schemes[node.name] = Scheme(rng.choice(grids), rng.randint(0, procs - size))
     return schemes
 

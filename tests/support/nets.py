@@ -1,4 +1,4 @@
-"""Small networks, one for each layer kind and window, with prime extents; the first layer gives the kind a dX to be judged by."""
+"""Small networks for each layer kind and window, of prime extents; their first layer judges the kind's dX."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from gridnn.network.graph import Builder, Network
 Body = Callable[[Builder, str], str]
 
 
-def _image(body: Body, shape: tuple[int, ...] = (3, 7, 5), channels: int = 4, loss: str = "classes") -> Callable[[str], Network]:
+def _image(
+    body: Body, shape: tuple[int, ...] = (3, 7, 5), channels: int = 4, loss: str = "classes"
+) -> Callable[[str], Network]:
     def build(name: str) -> Network:
         net = Builder(name, shape)
         x = body(net, net.conv(net.input, channels, 1, name="first"))
@@ -26,7 +28,9 @@ def _features(body: Body, loss: str = "classes") -> Callable[[str], Network]:
     def build(name: str) -> Network:
         net = Builder(name, (7,))
         x = body(net, net.linear(net.input, 6, name="first"))
-        return net.done(net.cross_entropy(net.linear(x, 5, name="last")) if loss == "classes" else net.squared_error(x))
+        return net.done(
+            net.cross_entropy(net.linear(x, 5, name="last")) if loss == "classes" else net.squared_error(x)
+        )
 
     return build
 
@@ -40,7 +44,9 @@ def _residual(net: Builder, x: str) -> str:
 
 def _inception(net: Builder, x: str) -> str:
     a, b = net.conv(x, 3, 1), net.conv(net.relu(net.conv(x, 2, 1)), 5, (1, 5), pad=((0, 0), (2, 2)))
-    return net.concat(a, b, net.conv(net.pool(x, "average", 3, 1, 1, count_pad=False), 2, 1), net.max_pool(x, 3, 1, 1))
+    return net.concat(
+        a, b, net.conv(net.pool(x, "average", 3, 1, 1, count_pad=False), 2, 1), net.max_pool(x, 3, 1, 1)
+    )
 
 
 def _unet(net: Builder, x: str) -> str:

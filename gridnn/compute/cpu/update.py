@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating]
 
 # An update is bound by memory: six passes over arrays that fit no cache cost six reads of main
-# memory.  Slices of this many elements keep every operand and both scratch rows in a core's L2.
-_SLICE = 16_384
+# memory.  Slices of this many elements keep the operands and both scratch rows near a core.
+_SLICE = 32_768
 
 
 def sgd(

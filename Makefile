@@ -1,0 +1,49 @@
+# The commands of this checkout. Everything they need goes into .venv; nothing else is touched.
+#   make setup            MPI from a wheel (no compiler, no system MPI needed)
+#   make setup MPI=site   use the MPI of this site instead (its mpiexec on PATH)
+#   make demo [RANKS=4]   train the default network on RANKS processes
+#   make test             all tests; ranks are started as needed
+
+PYTHON ?= python3
+MPI ?= wheel
+RANKS ?= 4
+
+BIN := .venv/bin
+EXTRA := $(if $(filter site,$(MPI)),site-mpi,mpi)
+STAMP := .venv/.setup-$(EXTRA)
+# Any finished set-up will do for the other targets: they must not undo `make setup MPI=site`.
+READY := $(firstword $(wildcard .venv/.setup-*) $(STAMP))
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+.PHONY: setup demo test lint sweep nightly clean
+
+setup: $(STAMP)
+
+.venv/.setup-%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	rm -f .venv/.setup-*
+	$(if $(filter site-mpi,$*),$(BIN)/python -m pip uninstall --quiet --yes mpich)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*,data,report,dev]"
+	touch $@
+
+demo: $(READY)
+	scripts/mpirun $(RANKS) $(BIN)/python -m gridnn.train
+
+test: $(READY)
+	$(ONE_THREAD) $(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(ONE_THREAD) $(BIN)/python -m pytest --quiet tests/house
+
+# Exhaustive tests, left out of `make test`; nightly runs them with all the others.
+sweep: $(READY)
+	$(ONE_THREAD) $(BIN)/python -m pytest --sweep -m sweep
+
+nightly: $(READY)
+	$(ONE_THREAD) $(BIN)/python -m pytest --sweep
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The tests of gridnn: one folder a room, and house/, stories/, support/."""

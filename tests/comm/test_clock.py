@@ -1,0 +1,60 @@
+"""Seconds by phase, on a clock that moves when told."""
+
+from __future__ import annotations
+
+import pytest
+
+from gridnn.comm.clock import Clock
+
+
+class _Time:
+    def __init__(self):
+        self.now_s = 100.0
+
+    def __call__(self):
+        return self.now_s
+
+
+@pytest.fixture
+def time():
+    return _Time()
+
+
+def test_inner_phases_are_taken_from_the_outer(time):
+    clock = Clock(time)
+    time.now_s += 50  # outside every phase: nobody's
+    with clock.phase("compute"):
+        time.now_s += 8
+        with clock.phase("allreduce"):
+            time.now_s += 12
+        time.now_s += 4
+    time.now_s += 50
+    assert clock.take() == {"compute": 12.0, "allreduce": 12.0}
+
+
+def test_a_phase_inside_itself_counts_once(time):
+    clock = Clock(time)
+    with clock.phase("compute"), clock.phase("compute"):
+        time.now_s += 3
+    assert clock.take() == {"compute": 3.0}
+
+
+def test_take_starts_again_and_splits_an_open_phase(time):
+    clock = Clock(time)
+    with clock.phase("compute"):
+        time.now_s += 1
+        assert clock.take() == {"compute": 1.0}
+        time.now_s += 2
+    assert clock.take() == {"compute": 2.0}
+    assert clock.take() == {}
+
+
+def test_an_error_closes_its_phases(time):
+    clock = Clock(time)
+    with pytest.raises(ZeroDivisionError), clock.phase("outer"), clock.phase("inner"):
+        time.now_s += 1
+        _ = 1 / 0
+    time.now_s += 10
+    with clock.phase("next"):
+        time.now_s += 2
+    assert clock.take() == {"outer": 0.0, "inner": 1.0, "next": 2.0}

@@ -1,0 +1,1 @@
+"""Laws of gridnn.geometry, without MPI."""
