@@ -2,7 +2,7 @@
 
 Every rank is a pytest of its own and walks through the same marked tests in the same order:
 
-    world of 4     test[ranks=2]     test[ranks=4]    unmarked test
+    world of 4     test[ranks2]      test[ranks4]     unmarked test
     rank 0         runs              runs             runs
     rank 1         runs              runs             -
     ranks 2, 3     -                 runs             -
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.launch import shared_memory
 from tests.support.marks import ranks_of, timeout_of
 from tests.support.stacks import readable
 
@@ -128,4 +129,6 @@ class Classic:
         """End all ranks, with exit code 1."""
         sys.stdout.flush()
         self.stderr.flush()
+        for path in shared_memory(os.getpid()):
+            path.unlink(missing_ok=True)
         self.world.Abort(1)

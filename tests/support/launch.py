@@ -141,3 +141,13 @@ def end_job(job: subprocess.Popen[str], patience_s: float = 5.0) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(job.pid, signal.SIGKILL)
         job.wait()
+
+
+def shared_memory(pid: int) -> set[Path]:
+    """Files in memory that MPICH mapped for `pid`; a rank that is killed or aborts leaves them behind."""
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return set()
+    words = (word for line in maps.splitlines() for word in line.split())
+    return {Path(word) for word in words if word.startswith("/dev/shm/mpich_shm_")}

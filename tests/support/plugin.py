@@ -1,6 +1,6 @@
 """The pytest plugin for tests on several ranks.
 
-    @pytest.mark.ranks(1, 2, 3, 4)          # once per size: test_x[ranks=1], test_x[ranks=2], ...
+    @pytest.mark.ranks(1, 2, 3, 4)          # once per size: test_x[ranks1], test_x[ranks2], ...
     def test_x(comm): ...                   # comm has exactly that many ranks, and is fresh
 
 | called as | where the marked tests run |
@@ -73,7 +73,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     if "ranks" not in metafunc.fixturenames:
         metafunc.fixturenames.append("ranks")
-    metafunc.parametrize("ranks", sizes, indirect=True, ids=[f"ranks={size}" for size in sizes])
+    metafunc.parametrize("ranks", sizes, indirect=True, ids=[f"ranks{size}" for size in sizes])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -206,7 +206,7 @@ class Pool:
         for member in self.members:
             member.link.send({"job": list(arguments)})
         self._await_all("ready", deadline_s)
-        self._segments = {path for member in self.members for path in _shared_memory(member.pid)}
+        self._segments = {path for member in self.members for path in launch.shared_memory(member.pid)}
 
     def _await_all(self, key: str, deadline_s: float) -> None:
         """Wait until every rank has sent a message that holds `key`."""
@@ -285,13 +285,3 @@ class Pool:
         """A file the ranks or mpiexec wrote, as far as it exists."""
         path = self._folder / name
         return path.read_text(errors="replace").strip("\0\n") if path.exists() else ""
-
-
-def _shared_memory(pid: int) -> set[Path]:
-    """Files MPICH mapped for `pid`; it does not remove them when it is killed."""
-    try:
-        maps = Path(f"/proc/{pid}/maps").read_text()
-    except OSError:
-        return set()
-    words = (word for line in maps.splitlines() for word in line.split())
-    return {Path(word) for word in words if word.startswith("/dev/shm/mpich_shm_")}

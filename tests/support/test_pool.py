@@ -172,7 +172,7 @@ def story(output: str, name: str) -> str:
 
 def test_all_sizes_and_parameters_run(output: str) -> None:
     good = re.findall(r"::test_good\[(\S+)\] PASSED", output)
-    assert sorted(set(good)) == sorted(f"ranks={size}-{word}" for size in (1, 2, 3) for word in "ab")
+    assert sorted(set(good)) == sorted(f"ranks{size}-{word}" for size in (1, 2, 3) for word in "ab")
 
 
 def test_the_failing_rank_gives_the_traceback(output: str) -> None:
@@ -267,7 +267,7 @@ def test_classic_runs_in_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [("fail", "rank 1: test_it.py::test_faulty[ranks=3] failed in call"), ("hang", "not finished")],
+    [("fail", "rank 1: test_it.py::test_faulty[ranks3] failed in call"), ("hang", "not finished")],
 )
 def test_classic_ends_all_ranks_when_one_fails(tmp_path: Path, fault: str, words: str) -> None:
     prepare(tmp_path, SMALL)

@@ -14,6 +14,7 @@ import contextlib
 import faulthandler
 import os
 import queue
+import shutil
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ from typing import Any
 import pytest
 from _pytest.runner import runtestprotocol
 
+from tests.support.launch import shared_memory
 from tests.support.wire import Link, Message
 
 
@@ -86,11 +88,14 @@ class Worker:
             self.wreckage.append(call.excinfo)
 
 
-def _listen(link: Link, orders: queue.Queue[Message]) -> None:
+def _listen(link: Link, orders: queue.Queue[Message], folder: Path) -> None:
     """Queue what comes; leave at once when pytest is gone, whatever the main thread waits for."""
     while (messages := link.receive()) is not None:
         for message in messages:
             orders.put(message)
+    for path in shared_memory(os.getpid()):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(70)
 
 
@@ -111,7 +116,7 @@ def main(folder: Path) -> None:
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(str(folder / "socket"))
     link, orders = Link(sock), queue.Queue[Message]()
-    threading.Thread(target=_listen, args=(link, orders), daemon=True).start()
+    threading.Thread(target=_listen, args=(link, orders, folder), daemon=True).start()
     _redirect_output(folder / f"{os.getpid()}.out")
 
     from mpi4py import MPI
