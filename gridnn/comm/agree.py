@@ -14,6 +14,9 @@ from mpi4py import MPI
 from gridnn.comm.world import World
 from gridnn.errors import GridnnError
 
+# Tag of "I fail", and how long ranks that fail for one reason may be apart.
+_FAILED, _MOMENT_S = 7, 0.3
+
 
 @contextmanager
 def agreed(world: World) -> Iterator[None]:
@@ -76,8 +79,34 @@ class Watchdog:
                 abort(3)
 
 
+def speaks_for_all(comm: MPI.Intracomm) -> bool:
+    """Return whether this rank, which fails on its own, should say why: of ranks that fail together, one does.
+
+    Every rank that fails tells all others; one that was told before it failed, or is told by a lower rank
+    within a moment, leaves the word to that one.
+
+    Parameters
+    ----------
+    comm
+        A communicator on which nothing else is sent: others may be anywhere in their work.
+    """
+    if comm.Iprobe(tag=_FAILED):
+        return False
+    for rank in range(comm.size):
+        if rank != comm.rank:
+            comm.Isend([bytearray(), MPI.BYTE], rank, _FAILED)
+    deadline_s = time.monotonic() + _MOMENT_S
+    while comm.size > 1 and time.monotonic() < deadline_s:
+        if any(comm.Iprobe(lower, _FAILED) for lower in range(comm.rank)):
+            return False
+        time.sleep(0.01)
+    return True
+
+
 def abort(code: int) -> None:
-    """End all processes of the run now."""
+    """End all processes of the run, and wait before that until what they wrote has left."""
     sys.stdout.flush()
     sys.stderr.flush()
+    # A launcher drops the output it has not yet forwarded when the job is aborted: the error would be lost.
+    time.sleep(2 * _MOMENT_S)
     MPI.COMM_WORLD.Abort(code)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 
 from gridnn.errors import InputError
@@ -126,11 +127,9 @@ class Scheme:
 
     def group(self, rank: int, axes: Iterable[str]) -> tuple[int, ...]:
         """Return the world ranks that differ from `rank` in the coordinates of `axes` only, ascending."""
-        moving = [AXES.index(a) for a in axes]
-        mine = self.coords(rank)
-        fixed = [i for i in range(len(AXES)) if i not in moving]
-        return tuple(
-            r
-            for r in self.ranks
-            if all(c == m for i, (c, m) in enumerate(zip(self.coords(r), mine, strict=True)) if i in fixed)
-        )
+        moving = set(axes)
+        choices = [
+            range(size) if axis in moving else (coord,)
+            for axis, size, coord in zip(AXES, self.grid.sizes, self.coords(rank), strict=True)
+        ]
+        return tuple(self.first + self.grid.rank(coords) for coords in product(*choices))

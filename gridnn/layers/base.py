@@ -48,6 +48,7 @@ class Layer:
         self.name, self.scheme = placed.node.name, placed.scheme
         self.needs: list[Box] = [need.box(world.rank) for need in placed.placement.needs]
         self.out: Box = placed.placement.out.box(world.rank)
+        self._groups: dict[tuple[str, ...], tuple[int, ...]] = {}
         self.raw: Box = placed.placement.raw.box(world.rank)
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
@@ -87,7 +88,9 @@ class Layer:
     def sum_over(self, axes: tuple[str, ...], array: Array, direction: str, how: str = "sum") -> Array:
         """Return the sum (or max, min) of an array over the ranks along `axes`."""
         axes = tuple(a for a in self.scheme.grid.used if a in axes)
-        ranks = self.scheme.group(self.world.rank, axes)
+        if axes not in self._groups:
+            self._groups[axes] = self.scheme.group(self.world.rank, axes)
+        ranks = self._groups[axes]
         return all_reduce(
             self.world, ranks, array, Key(self.name, direction, "allreduce", " ".join(axes)), how
         )

@@ -120,6 +120,7 @@ class Console:
             ("test accuracy", accuracy),
             ("steps", f"{summary.steps:,}"),
             ("median step", seconds_text(summary.step_s)),
+            ("predicted step", seconds_text(summary.predicted_step_s)),
             ("processes", str(summary.ranks)),
             ("plan", summary.plan),
         ):

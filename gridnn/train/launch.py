@@ -3,7 +3,7 @@
 | what happens                                   | what ends the run                                        |
 |------------------------------------------------|----------------------------------------------------------|
 | an error all ranks know of (`everywhere`)      | rank 0 says it, all leave with its code                  |
-| an error of one rank, or a bug                 | that rank says it, and aborts all                        |
+| an error of some ranks, or a bug               | one of them says it, and aborts all                      |
 | a rank that is stuck or lost                   | the watchdog, or the launcher (mpiexec, srun -K)         |
 """
 
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from gridnn.errors import GridnnError, InputError
@@ -37,12 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_singletons(os.environ, comm.size)
     except InputError as error:
-        first = (
-            os.environ.get(
-                "PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("SLURM_PROCID", "0"))
-            )
-            == "0"
-        )
+        numbers = (os.environ.get(v) for v in ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID"))
+        first = next(filter(None, numbers), "0") == "0"
         return _say(f"error: {error}", error.exit_code) if first else error.exit_code
     try:
         with World(comm) as world:
@@ -51,20 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GridnnError as error:
         if error.everywhere or comm.size == 1:
             return _say(f"error: {error}", error.exit_code) if comm.rank == 0 else error.exit_code
-        _say(f"error on rank {comm.rank}: {error}\nall ranks are stopped", error.exit_code)
-        agree.abort(error.exit_code)
+        words, code = f"error on rank {comm.rank}: {error}\nall ranks are stopped", error.exit_code
     except SystemExit as done:  # from the argument parser, on all ranks alike
         return int(done.code or 0)
     except KeyboardInterrupt:
-        _say(f"rank {comm.rank}: interrupted", 130)
-        agree.abort(130)
+        words, code = f"rank {comm.rank}: interrupted", 130
     except BaseException:
-        _say(
+        words = (
             f"rank {comm.rank} failed; this is a bug of gridnn or its surroundings, all ranks are stopped\n"
-            + traceback.format_exc(),
-            1,
+            + traceback.format_exc()
         )
-        agree.abort(1)
+        code = 1
+    if agree.speaks_for_all(comm):
+        shout(words)
+    agree.abort(code)
     return 1
 
 
@@ -92,6 +89,7 @@ def _job(world: World, argv: Sequence[str] | None) -> None:
     from gridnn.train import run as job
     from gridnn.train.arguments import parse_arguments
     from gridnn.train.config import default_job, dump_toml, load_config
+    from gridnn.train.tables import show_plan
 
     arguments = parse_arguments(argv, quiet=world.rank > 0)
     console = Console(world.rank, sys.stdout)
@@ -102,7 +100,7 @@ def _job(world: World, argv: Sequence[str] | None) -> None:
         console.say(dump_toml(config).rstrip())
         return
     prepared = job.prepare(world, config, console)
-    job.show_plan(prepared)
+    show_plan(world, prepared.job, config.train, console)
     if arguments.write_plan:
         with agreed(world):
             if world.rank == 0:
@@ -111,7 +109,8 @@ def _job(world: World, argv: Sequence[str] | None) -> None:
     if arguments.dry_run:
         return
     folder = job.open_record(world, config, config.model.name)
-    with threadpool_limits(threads_of(world)):
+    # A run that diverges ends with one message of its own (RunError), not with one of each rank and operation.
+    with threadpool_limits(threads_of(world)), np.errstate(all="ignore"):
         summary = job.train(prepared, folder)
     console.summary_table(summary, str(folder))
 

@@ -42,7 +42,7 @@ class Summary:
     steps : int
         Updates made.
     step_s : float
-        Median seconds of a step.
+        Median seconds of a step, measured.
     predicted_bytes, counted_bytes : int
         Sums over ranks and layers for the whole run.
     plan : str
@@ -53,6 +53,8 @@ class Summary:
         Seconds by phase for the whole run.
     versions : mapping of str to str
         Of everything that can change a result; see `versions`.
+    predicted_step_s : float
+        Seconds of a step by the plan's machine, to stand beside the measured ones.
     """
 
     loss: float
@@ -65,6 +67,7 @@ class Summary:
     ranks: int
     phases_s: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    predicted_step_s: float = 0.0
 
 
 class Record:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from math import prod
 from pathlib import Path
 
 from gridnn.comm.agree import Watchdog, agreed
@@ -22,13 +21,14 @@ from gridnn.geometry.traffic import Traffic
 from gridnn.layers.model import Model
 from gridnn.train.choose import Job, choose
 from gridnn.train.config import dump_toml
-from gridnn.train.console import Console, PlanRow, shout
+from gridnn.train.console import Console, shout
 from gridnn.train.data import Dataset, EvaluationOrder, Loader, Order, open_data
 from gridnn.train.data.order import PassOrder
 from gridnn.train.picture import save_pictures
 from gridnn.train.record import Record, Summary, open_folder, versions
 from gridnn.train.sections import Config
 from gridnn.train.step import Evaluation, Trainer, predicted_evaluation, predicted_step
+from gridnn.train.tables import show_traffic
 
 
 @dataclass
@@ -59,44 +59,6 @@ def prepare(world: World, config: Config, console: Console) -> Run:
         Order(train.count, config.train.batch, config.train.seed)
         config.data.augment.checked(train)
     return Run(world, config, console, train, test, job)
-
-
-def show_plan(run: Run, counted: dict[str, int] | None = None) -> None:
-    """Show the plan as a table, with the bytes of one step over all ranks."""
-    job, world = run.job, run.world
-    trainer_bytes = _predicted_by_layer(run)
-    rows = []
-    for layer in job.placed.layers:
-        ranks, out = layer.scheme.ranks, layer.placement.out
-        idle = sum(prod(out.block_shape(r)) == 0 for r in ranks)
-        name = layer.node.name
-        rows.append(
-            PlanRow(
-                layer=name,
-                grid=f"{layer.scheme.grid.rows} x {layer.scheme.grid.columns}",
-                axes=str(layer.scheme) + (f" ({idle} idle)" if idle else ""),
-                block=out.block_shape(ranks[0]),
-                output=out.shape,
-                weights=sum(prod(p.shape) for p in layer.placement.parameters),
-                predicted_bytes=trainer_bytes.pop(name, 0),
-                counted_bytes=None if counted is None else counted.get(name, 0),
-            )
-        )
-    for name, amount in trainer_bytes.items():
-        rows.append(
-            PlanRow(
-                name, "", "all ranks", (), (), 0, amount, None if counted is None else counted.get(name, 0)
-            )
-        )
-    unused = set(range(world.size)) - {r for layer in job.placed.layers for r in layer.scheme.ranks}
-    run.console.plan_table(
-        rows,
-        f"{job.network.name}, batch {run.config.train.batch}, {world.size} processes; plan: {job.plan.origin}",
-    )
-    if unused:
-        run.console.warn(
-            f"{len(unused)} of {world.size} processes have no layer to work on (ranks {sorted(unused)})"
-        )
 
 
 def train(run: Run, folder: Path | None) -> Summary:
@@ -169,6 +131,7 @@ def train(run: Run, folder: Path | None) -> Summary:
             record.__exit__(None, None, None)
     assert result is not None, "a run has at least one step"
     summary = _summarise(run, total, result.loss, evaluation, seconds, phases, predicted)
+    show_traffic(run.world, run.job, run.console, predicted, world.ledger)
     if record is not None:
         record.finish(summary)
     check_traffic(world, predicted)
@@ -206,6 +169,7 @@ def _summarise(
         test_accuracy=evaluation.accuracy if evaluation else None,
         steps=steps,
         step_s=statistics.median(seconds),
+        predicted_step_s=float(run.job.plan.predicted["step_s"]),
         predicted_bytes=both[0],
         counted_bytes=both[1],
         plan=run.job.plan.summary,
@@ -213,17 +177,6 @@ def _summarise(
         phases_s=phases,
         versions=versions(mpi=mpi_version()),
     )
-
-
-def _predicted_by_layer(run: Run) -> dict[str, int]:
-    """Return bytes of one step by layer over all ranks, each rank predicting its own.  Collective."""
-    t, world = run.config.train, run.world
-    mine = predicted_step(run.job, t, world.size, world.rank).by_layer()
-    totals: dict[str, int] = {}
-    for part in world.comm.allgather(mine):
-        for name, amount in part.items():
-            totals[name] = totals.get(name, 0) + amount
-    return totals
 
 
 def _time_to_judge(done: int, total: int, steps_per_epoch: int, every: int) -> bool:
