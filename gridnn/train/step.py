@@ -127,7 +127,13 @@ class Trainer:
         return all_reduce(self.world, self._everyone, squares, Key("optimizer", "update", "allreduce", "all"))
 
     def evaluate(self, loader: Loader, steps: int) -> Evaluation:
-        """Judge every sample of a data set once."""
+        """Judge every sample of a data set once.
+
+        Raises
+        ------
+        RunError
+            On all ranks, when the loss is not finite.
+        """
         loss = correct = judged = 0.0
         count = 0
         for number in range(steps):
@@ -142,6 +148,8 @@ class Trainer:
             count += batch.valid
         key = Key("loss", "evaluation", "allreduce", "all")
         loss, correct, judged = all_reduce(self.world, self._everyone, np.array([loss, correct, judged]), key)
+        if not math.isfinite(loss):  # the last update may be the one that diverged
+            raise _everywhere(RunError(f"evaluation: the loss is {loss}; lower train.lr or check the test data"))
         return Evaluation(float(loss) / max(1, count), float(correct / judged) if judged else None)
 
 

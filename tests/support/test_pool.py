@@ -120,7 +120,7 @@ def test_hang(comm):
     comm.recv(source=1 - comm.rank)
 """
 
-PYTEST = ["-m", "pytest", "-p", "no:hypothesispytest"]
+PYTEST = ["-m", "pytest", "--color=no", "-p", "no:hypothesispytest"]
 
 
 def prepare(folder: Path, source: str) -> Path:
@@ -211,7 +211,7 @@ def test_a_death_is_reported(output: str, name: str) -> None:
 
 def test_what_a_dying_rank_wrote_is_shown(output: str) -> None:
     assert "Segmentation fault" in story(output, "test_segfault")
-    assert "MPI_Abort" in story(output, "test_abort")
+    assert "mpi_abort" in story(output, "test_abort").lower()  # each MPI spells it its way
 
 
 def test_a_skip_must_be_common(output: str) -> None:

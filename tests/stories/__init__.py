@@ -1,0 +1,1 @@
+"""Whole jobs, looked at from outside."""
