@@ -64,10 +64,12 @@ class Console:
     rank : int
     stream : text file
         Where it goes.
+    may_be_terminal : bool
+        False where a terminal of the stream is not the user's: Open MPI gives every rank one of its own.
     """
 
-    def __init__(self, rank: int, stream: TextIO) -> None:
-        on_terminal = stream.isatty()
+    def __init__(self, rank: int, stream: TextIO, may_be_terminal: bool = True) -> None:
+        on_terminal = may_be_terminal and stream.isatty()
         size = (None, None) if on_terminal else (_LOG_WIDTH, 25)
         self._rich = RichConsole(
             file=stream, width=size[0], height=size[1], force_terminal=on_terminal,

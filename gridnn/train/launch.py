@@ -92,7 +92,7 @@ def _job(world: World, argv: Sequence[str] | None) -> None:
     from gridnn.train.tables import show_plan
 
     arguments = parse_arguments(argv, quiet=world.rank > 0)
-    console = Console(world.rank, sys.stdout)
+    console = Console(world.rank, sys.stdout, "OMPI_COMM_WORLD_SIZE" not in os.environ)
     with agreed(world):
         path = arguments.config or default_job(arguments.overrides)
         config = load_config(path, arguments.overrides, arguments.plan, arguments.run_dir)
