@@ -14,6 +14,7 @@ from gridnn.comm.world import Array, World
 from gridnn.geometry.interval import Interval
 from gridnn.geometry.traffic import Key, owned
 
+Request = MPI.Request
 OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
 
 
@@ -30,7 +31,7 @@ def all_reduce(world: World, ranks: tuple[int, ...], array: Array, key: Key, how
 
 def start_sum(
     world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]
-) -> MPI.Request | None:
+) -> Request | None:
     """Start to sum a contiguous 1-D array in place over `ranks`; `parts` are the keys and sizes of its segments."""
     if len(ranks) < 2 or array.size == 0:
         return None
@@ -42,7 +43,7 @@ def start_sum(
 
 def start_reduce_scatter(
     world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]
-) -> tuple[MPI.Request | None, Array]:
+) -> tuple[Request | None, Array]:
     """Start to sum a 1-D array over `ranks`, each keeping its balanced block; returns the request and the block."""
     if len(ranks) < 2 or array.size == 0:
         return None, array
@@ -68,14 +69,14 @@ def all_gather_shares(
         world.ledger.add(key, at == 0, (size - mine) * array.itemsize)
 
 
-def finish(world: World, request: MPI.Request | None, kind: str) -> None:
+def finish(world: World, request: Request | None, kind: str) -> None:
     """Await a started collective."""
     if request is not None:
         with world.clock.phase(f"{kind} wait"):
             request.Wait()
 
 
-def poll(requests: Sequence[MPI.Request | None]) -> None:
+def poll(requests: Sequence[Request | None]) -> None:
     """Give MPI a moment: most libraries move non-blocking data only inside calls."""
     for request in requests:
         if request is not None:

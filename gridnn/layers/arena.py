@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gridnn.comm.collectives import all_gather_shares, finish, poll, start_reduce_scatter, start_sum
+from gridnn.comm.collectives import Request, all_gather_shares, finish, poll, start_reduce_scatter, start_sum
 from gridnn.comm.world import Array, World
 from gridnn.compute.random import initial
 from gridnn.geometry.interval import Interval
@@ -39,7 +39,7 @@ class _Live:
     value: Array
     grad: Array
     waiting: int
-    request: object = None
+    request: Request | None = None
     share: Array | None = None
 
 
@@ -91,7 +91,7 @@ class Arena:
                 live.waiting -= 1
                 if live.waiting == 0 and live.plan.owed:
                     self._start(live)
-        poll([live.request for live in self._live])  # type: ignore[misc]
+        poll([live.request for live in self._live])
 
     def _start(self, live: _Live) -> None:
         plan, kind = live.plan, "reduce_scatter" if self.cut else "allreduce"
@@ -104,7 +104,7 @@ class Arena:
     def await_sums(self) -> None:
         """Wait until every gradient is whole (or this rank's share of it)."""
         for live in self._live:
-            finish(self.world, live.request, "reduce_scatter" if self.cut else "allreduce")  # type: ignore[arg-type]
+            finish(self.world, live.request, "reduce_scatter" if self.cut else "allreduce")
             live.request = None
             if live.share is not None and live.share is not live.grad:
                 live.grad[slice(*self._own(live))] = live.share

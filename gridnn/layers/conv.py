@@ -24,7 +24,7 @@ from gridnn.comm.world import Array
 from gridnn.compute.cpu import conv
 from gridnn.geometry.interval import Box, Interval, extents_of, local_slices, overlap, volume
 from gridnn.geometry.window import TransposedWindow, Window
-from gridnn.layers.base import Layer
+from gridnn.layers.weighted import Weighted
 from gridnn.network import spec as s
 
 
@@ -49,7 +49,7 @@ def segments(k: Interval, c: Interval, per_k: int, per_c: int) -> Iterator[Segme
         at = stop
 
 
-class Convolution(Layer):
+class Convolution(Weighted):
     """A convolution: forward, backward and gradients over blocks."""
 
     overlap_halo = True
@@ -78,16 +78,11 @@ class Convolution(Layer):
         self._x = pending.wait()
         for box in todo:
             y[local_slices(box, self.raw)] = self._on(self._x, self.needs[0], box)
-        y = self.settle(y)
-        if "bias" in self.parameters:
-            y = conv.add_bias(y, self.parameters["bias"].value)
-        return y
+        return self.finish(y)
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX in the layout of the need: owed over k and where windows of neighbours overlap."""
-        if "bias" in self.parameters:
-            self.parameters["bias"].grad += conv.bias_gradient(dy)
-        self._dy = self.spread(dy)
+        self._dy = self.begin(dy)
         if not self.wants_dx:
             return [dy]
         _, parts = self._setup
@@ -144,23 +139,18 @@ class Convolution(Layer):
         return (*self.raw[:2], *(w.interior(o, h, e) for w, o, h, e in spaces))
 
 
-class TransposedConvolution(Layer):
+class TransposedConvolution(Weighted):
     """A transposed convolution: the forward is a convolution's gradient by its input, and the reverse."""
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the transposed convolution of the block."""
         self._x = inputs[0].wait()
         weight = self.parameters["weight"].value
-        y = self.settle(conv.backward_data(self._x, weight, extents_of(self.raw), **self._local()))
-        if "bias" in self.parameters:
-            y = conv.add_bias(y, self.parameters["bias"].value)
-        return y
+        return self.finish(conv.backward_data(self._x, weight, extents_of(self.raw), **self._local()))
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX in the layout of the need."""
-        if "bias" in self.parameters:
-            self.parameters["bias"].grad += conv.bias_gradient(dy)
-        self._dy = self.spread(dy)
+        self._dy = self.begin(dy)
         if not self.wants_dx:
             return [dy]
         return [conv.forward(self._dy, self.parameters["weight"].value, **self._local())]

@@ -11,26 +11,21 @@ from __future__ import annotations
 
 from gridnn.comm.mover import Pending
 from gridnn.comm.world import Array
-from gridnn.compute.cpu import conv, linear
-from gridnn.layers.base import Layer
+from gridnn.compute.cpu import linear
+from gridnn.layers.weighted import Weighted
 
 
-class FullyConnected(Layer):
+class FullyConnected(Weighted):
     """Y = X W^T + b."""
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the block of Y at rest."""
         self._x = inputs[0].wait()
-        y = self.settle(linear.forward(self._x, self.parameters["weight"].value))
-        if "bias" in self.parameters:
-            y = conv.add_bias(y, self.parameters["bias"].value)
-        return y
+        return self.finish(linear.forward(self._x, self.parameters["weight"].value))
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX, owed over k."""
-        if "bias" in self.parameters:
-            self.parameters["bias"].grad += conv.bias_gradient(dy)
-        self._dy = self.spread(dy)
+        self._dy = self.begin(dy)
         if not self.wants_dx:
             return [dy]
         return [linear.backward_data(self._dy, self.parameters["weight"].value)]
