@@ -39,8 +39,24 @@ class Exchange:
         assert self.source.shape == self.target.shape, f"{self.source.shape} to {self.target.shape}"
 
     def transpose(self) -> Exchange:
-        """Return the adjoint exchange."""
-        return Exchange(self.target, self.source)
+        """Return the adjoint exchange; it shares what this one knows of the pattern."""
+        return self._adjoint
+
+    @cached_property
+    def _adjoint(self) -> Exchange:
+        other = Exchange(self.target, self.source)
+        vars(other)["_adjoint"] = self
+        vars(other)["_pairs"] = self._pairs
+        vars(other)["groups"] = self.groups
+        vars(other)["axes"] = self.axes
+        return other
+
+    @cached_property
+    def _pairs(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of ranks between which something moves, in either direction."""
+        if self.source == self.target and self.source.at_rest:
+            return ()
+        return tuple((r, p) for r in self.target.scheme.ranks for p, _ in self.receives(r) if p != r)
 
     def receives(self, rank: int) -> list[Piece]:
         """Return (peer, box) of every piece that `rank` needs, its own included, peers ascending."""
@@ -71,8 +87,8 @@ class Exchange:
     def axes(self) -> tuple[str, ...]:
         """Grid axes along which data moves; between two schemes, all axes that differ in what they cut."""
         if self.source.scheme == self.target.scheme:
-            coords = self.source.scheme.coords
-            pairs = [(coords(r), coords(p)) for r in self.ranks for p, _ in self.receives(r) if p != r]
+            coords = {r: self.source.scheme.coords(r) for r in self.ranks}
+            pairs = [(coords[r], coords[p]) for r, p in self._pairs]
             return tuple(a for i, a in enumerate(AXES) if any(mine[i] != other[i] for mine, other in pairs))
         changed = {
             a
@@ -93,11 +109,9 @@ class Exchange:
                 rank = leader[rank]
             return rank
 
-        for rank in self.target.scheme.ranks:
-            for peer, _ in self.receives(rank):
-                if peer != rank:
-                    a, b = sorted((find(rank), find(peer)))
-                    leader[b] = a
+        for rank, peer in self._pairs:
+            a, b = sorted((find(rank), find(peer)))
+            leader[b] = a
         groups: dict[int, list[int]] = defaultdict(list)
         for rank in sorted(leader):
             groups[find(rank)].append(rank)
@@ -108,12 +122,13 @@ class Exchange:
         return next((g for g in self.groups if rank in g), ())
 
     def _gathers(self, group: tuple[int, ...]) -> bool:
-        """True when in `group` all want the same box and own disjoint parts that make it up."""
+        """True when in `group` all want the same box and own disjoint parts (at rest) that make it up."""
+        if not self.source.at_rest:
+            return False
         want = self.target.box(group[0])
         parts = [self.source.box(r) for r in group]
         return (
             all(self.target.box(r) == want for r in group)
             and all(overlap(p, want) == p or volume(p) == 0 for p in parts)
             and sum(volume(p) for p in parts) == volume(want)
-            and all(volume(overlap(a, b)) == 0 for i, a in enumerate(parts) for b in parts[:i])
         )

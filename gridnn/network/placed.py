@@ -104,10 +104,13 @@ def place_network(network: Network, schemes: Mapping[str, Scheme], batch: int, p
             numbers.append(number)
         layers.append(PlacedLayer(node, scheme, placement, tuple(numbers)))
         outs[node.name] = placement.out
-    made = [
-        Edge(producer, need, tuple(users), None if producer == INPUT else Exchange(outs[producer], need))
-        for (producer, need), (_, users) in edges.items()
-    ]
+    exchanges: dict[tuple[Layout, Layout], Exchange] = {}  # equal movements share one, and what it knows
+    made = []
+    for (producer, need), (_, users) in edges.items():
+        exchange = None
+        if producer != INPUT:
+            exchange = exchanges.setdefault((outs[producer], need), Exchange(outs[producer], need))
+        made.append(Edge(producer, need, tuple(users), exchange))
     return PlacedNetwork(network, batch, procs, tuple(layers), tuple(made))
 
 
