@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from gridnn.comm.shard import Shard, gather
+from gridnn.geometry.traffic import Traffic
 from gridnn.layers.model import Model
 from gridnn.train.data import Dataset, Loader
 
@@ -19,12 +20,16 @@ def save_pictures(
     """Write ``picture-<i>.png`` for the first `count` samples of a loader; collective, rank 0 writes.
 
     Works for networks whose output has two space dims: images of 1 or 3 channels, or classes a pixel.
+    The whole first batch comes together on rank 0, and only there.
     """
-    batch = loader.batch(0)
+    batch, world = loader.batch(0), model.world
+    # A pass for the eye only: it is no part of the job, whose traffic was predicted.
+    job, world.ledger = world.ledger, Traffic()
     model.forward(batch.x, batch.target, valid=batch.valid, train=False)
     need = model.loss.placed.placement.needs[0]
     assert model.output is not None, "a forward pass leaves its output"
-    output = gather(model.world, Shard(model.output, need))
+    output = gather(world, Shard(model.output, need))
+    world.ledger = job
     if folder is None or len(need.shape) != 4:
         return []
     whole = [

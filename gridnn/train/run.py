@@ -122,9 +122,7 @@ def train(run: Run, folder: Path | None) -> Summary:
                     progress.pause()
                     _say_evaluation(run.console, number + 1, evaluation)
             if config.run.pictures:
-                before = world.ledger
                 save_pictures(model, test_loader, run.test, folder, config.run.pictures)
-                world.ledger = before
             _add(phases, {k: v for k, v in world.clock.take().items() if k != "data"})
     finally:
         if record is not None:

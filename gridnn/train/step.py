@@ -149,7 +149,9 @@ class Trainer:
         key = Key("loss", "evaluation", "allreduce", "all")
         loss, correct, judged = all_reduce(self.world, self._everyone, np.array([loss, correct, judged]), key)
         if not math.isfinite(loss):  # the last update may be the one that diverged
-            raise _everywhere(RunError(f"evaluation: the loss is {loss}; lower train.lr or check the test data"))
+            raise _everywhere(
+                RunError(f"evaluation: the loss is {loss}; lower train.lr or check the test data")
+            )
         return Evaluation(float(loss) / max(1, count), float(correct / judged) if judged else None)
 
 
