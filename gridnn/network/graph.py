@@ -114,11 +114,13 @@ class Builder:
 
     def conv(
         self, x: str, out: int, kernel: Ints, stride: Ints = 1, pad: Pads = 0, dilation: Ints = 1, groups: int = 1,
-        bias: bool = True, name: str | None = None,
+        bias: bool = True, start: str = "he_uniform", name: str | None = None,
     ) -> str:  # fmt: skip
-        """Append a convolution."""
+        """Append a convolution; its weights start as `start` says, ``he_uniform`` or ``zeros``."""
+        if start not in ("he_uniform", "zeros"):
+            raise InputError(f'weights cannot start as "{start}"; use he_uniform or zeros')
         windows = tuple(Window(*w) for w in self._windows(x, kernel, stride, pad, dilation))
-        return self.add_layer(s.Conv(out, windows, groups, bias), [x], name)
+        return self.add_layer(s.Conv(out, windows, groups, bias, start), [x], name)
 
     def conv_transpose(
         self, x: str, out: int, kernel: Ints, stride: Ints = 1, pad: Pads = 0, dilation: Ints = 1, out_pad: Ints = 0,

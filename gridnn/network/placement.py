@@ -128,9 +128,9 @@ def _weighted(
     else:
         k_dim, c_need = cut(k, grid, ("k",)), cut(c, grid, ("c",))
         c_weight = c_need
-    fan_in = c_weight.extent * prod(kernel)
+    fan_in, start = c_weight.extent * prod(kernel), spec.start if isinstance(spec, s.Conv) else "he_uniform"
     dims = (c_weight, k_dim) if isinstance(spec, s.ConvTranspose) else (k_dim, c_weight)
-    parameters = [Parameter("weight", Layout(scheme, (*dims, *map(whole, kernel))), "he_uniform", fan_in)]
+    parameters = [Parameter("weight", Layout(scheme, (*dims, *map(whole, kernel))), start, fan_in)]
     if spec.bias:
         parameters.append(Parameter("bias", Layout(scheme, (y.dims[1],)), "zeros", decay=False))
     need = Layout(scheme, (y.dims[0], c_need, *space))

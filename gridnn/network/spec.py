@@ -25,6 +25,7 @@ class Conv:
     windows: tuple[Window, ...]
     groups: int = 1
     bias: bool = True
+    start: str = "he_uniform"  # first weights; "zeros" for the end of a residual branch
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def denoiser(
     x = net.relu(net.conv(net.input, width, 3, pad=1, bias=False))
     for _ in range(depth - 2):
         x = conv_norm(net, x, width, 3, pad=1, norm=batch_norm)
-    x = net.conv(x, channels, 3, pad=1, bias=False)
+    x = net.conv(x, channels, 3, pad=1, bias=False, start="zeros")  # begins as the identity
     return net.done(net.squared_error(net.add(net.input, x)))
 
 
