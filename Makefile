@@ -2,6 +2,7 @@
 #   make setup            MPI from a wheel (no compiler, no system MPI needed)
 #   make setup MPI=site   use the MPI of this site instead (its mpiexec on PATH)
 #   make demo [RANKS=4]   train the default network on RANKS processes
+#   make kernels          compile the CPU kernels again (set-up does it; needs gcc)
 #   make test             all tests; ranks are started as needed
 
 PYTHON ?= python3
@@ -13,17 +14,21 @@ EXTRA := $(if $(filter site,$(MPI)),site-mpi,mpi)
 STAMP := .venv/.setup-$(EXTRA)
 # Any finished set-up will do for the other targets: they must not undo `make setup MPI=site`.
 READY := $(firstword $(wildcard .venv/.setup-*) $(STAMP))
+KERNELS := kernels/build.py $(wildcard kernels/cpu/*)
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: setup demo test lint sweep nightly clean
+kernels: $(READY)
+	$(BIN)/python kernels/build.py
+
+.PHONY: setup kernels demo test lint sweep nightly clean
 
 setup: $(STAMP)
 
-.venv/.setup-%: pyproject.toml
+.venv/.setup-%: pyproject.toml hatch_build.py $(KERNELS)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	rm -f .venv/.setup-*
 	$(if $(filter site-mpi,$*),$(BIN)/python -m pip uninstall --quiet --yes mpich)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*,data,report,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*,cpu,data,report,dev]"
 	touch $@
 
 demo: $(READY)

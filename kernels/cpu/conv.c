@@ -1,0 +1,187 @@
+/* Direct convolution without gathered columns: forward and gradient by the input are one walk.
+ *
+ *     forward         y[o]  = sum over taps t of  x[stride o + dilation t - pad]  W[t]       depth C, columns K
+ *     backward data   dx[i] = sum over taps t of dy[(i + pad - dilation t) / stride] W[t]^T  depth K, columns C
+ *
+ * Both say: target[first + step j] = sum over taps of source[jump j + offset(tap)] W(tap), dim by dim.  Backward data with
+ * stride s is s such walks a dim, one a phase i mod s, each with the taps that divide.  A tap outside the source reads zeros.
+ *
+ * memory     source and target N, D, H, W, C with any outer strides; weights K, T, R, S, C / G, packed by conv_pack
+ * threads    blocks of target positions; each keeps its sums while the packed weights of a few taps stay in the cache
+ * guarantee  any extents, tails by narrower tiles; the same bits for any number of threads
+ * reference  gridnn/compute/cpu/reference/conv.py
+ * source     the indirect convolution algorithm, Dukhan 2019, arXiv:1907.02129
+ */
+#include "micro.h"
+
+#define DEPTH 256   /* lines of packed weights that a tile runs over before its sums go back to memory */
+#define MAX_TAPS 64 /* taps of one run */
+static const real zeros[DEPTH];
+
+/* One dim of a walk: `count` targets at first + step j, read from jump j + offset of each of `taps` taps. */
+typedef struct {
+    int64_t count, first, step, jump, taps;
+    const int64_t *tap, *offset;
+} dim;
+
+typedef struct {
+    dim d, h, w;
+    int64_t kernel_h, kernel_w; /* to number a tap: (t kernel_h + r) kernel_w + s */
+} walk;
+
+/* A run: consecutive taps over all of the depth, or one tap over a part of it. */
+typedef struct {
+    int64_t tap, taps, from, depth;
+} run;
+
+INLINE int64_t taps_of(const walk *k) { return k->d.taps * k->h.taps * k->w.taps; }
+
+INLINE int64_t runs_of(int64_t taps, int64_t depth) {
+    return depth > DEPTH ? taps * ((depth + DEPTH - 1) / DEPTH) : (taps + least(MAX_TAPS, DEPTH / most(depth, 1)) - 1) / least(MAX_TAPS, DEPTH / most(depth, 1));
+}
+
+INLINE run run_number(int64_t i, int64_t taps, int64_t depth) {
+    if (depth > DEPTH) {
+        const int64_t parts = (depth + DEPTH - 1) / DEPTH, each = (depth + parts - 1) / parts;
+        const int64_t from = i % parts * each;
+        return (run){i / parts, 1, from, least(each, depth - from)};
+    }
+    const int64_t many = least(MAX_TAPS, DEPTH / most(depth, 1));
+    return (run){i * many, least(many, taps - i * many), 0, depth};
+}
+
+/* Number in the kernel of the i-th tap of a walk. */
+INLINE int64_t tap_number(const walk *k, int64_t i) {
+    const int64_t s = i % k->w.taps, r = i / k->w.taps % k->h.taps, t = i / k->w.taps / k->h.taps;
+    return (k->d.tap[t] * k->kernel_h + k->h.tap[r]) * k->kernel_w + k->w.tap[s];
+}
+
+/* Pack the weights of a walk: run by run, panel by panel, tap by tap, line by line.
+ *
+ * turned 0: lines are input channels, columns output channels (forward); 1: the reverse (backward data).
+ * w is (outs, kernel, ins) of one group.
+ */
+EXPORT void FN(conv_pack)(const real *w, const walk *k, int64_t outs, int64_t ins, int64_t kernel, int turned, real *to) {
+    const int64_t taps = taps_of(k), depth = turned ? outs : ins, columns = turned ? ins : outs, wide = packed(columns);
+    const int64_t runs = runs_of(taps, depth), row = kernel * ins;
+#pragma omp parallel for collapse(2) schedule(static) if (WORTH(taps * depth * columns))
+    for (int64_t i = 0; i < runs; i++)
+        for (int64_t c0 = 0; c0 < columns; c0 += NR) {
+            const run r = run_number(i, taps, depth);
+            const int64_t before = depth > DEPTH ? r.tap * depth + r.from : r.tap * depth;
+            const int64_t width = least(NR, wide - c0), real_width = least(NR, columns - c0);
+            real *line = to + before * wide + r.taps * r.depth * c0;
+            for (int64_t t = 0; t < r.taps; t++) {
+                const real *tap = w + tap_number(k, r.tap + t) * ins;
+                if (turned)
+                    for (int64_t d = 0; d < r.depth; d++, line += width) {
+                        const real *from = tap + (r.from + d) * row + c0;
+                        for (int64_t j = 0; j < real_width; j++) line[j] = from[j];
+                        for (int64_t j = real_width; j < width; j++) line[j] = 0;
+                    }
+                else {
+                    for (int64_t j = 0; j < width; j++) {
+                        const real *from = tap + (c0 + j) * row + r.from;
+                        for (int64_t d = 0; d < r.depth; d++) line[d * width + j] = j < real_width ? from[d] : 0;
+                    }
+                    line += r.depth * width;
+                }
+            }
+        }
+}
+
+/* Where a tile's rows begin in the source: addresses and indices, one array each so that they make vectors. */
+typedef struct {
+    const real *at[8];
+    int64_t d[8], h[8], w[8];
+} origins;
+
+/* The taps of a run: how far from a row's begin, in elements and in each dim. */
+typedef struct {
+    int64_t shift[MAX_TAPS], d[MAX_TAPS], h[MAX_TAPS], w[MAX_TAPS], low[3], high[3];
+} reach;
+
+static void reach_of(const block *x, const walk *k, run r, reach *to) {
+    for (int a = 0; a < 3; a++) to->low[a] = INT64_MAX / 2, to->high[a] = INT64_MIN / 2;
+    for (int64_t t = 0; t < r.taps; t++) {
+        const int64_t i = r.tap + t, s = i % k->w.taps, q = i / k->w.taps;
+        const int64_t at[3] = {k->d.offset[q / k->h.taps], k->h.offset[q % k->h.taps], k->w.offset[s]};
+        to->d[t] = at[0], to->h[t] = at[1], to->w[t] = at[2];
+        to->shift[t] = at[0] * x->sd + at[1] * x->sh + at[2] * x->sw + r.from;
+        for (int a = 0; a < 3; a++) to->low[a] = least(to->low[a], at[a]), to->high[a] = most(to->high[a], at[a]);
+    }
+}
+
+/* Row pointers of a tile, tap by tap; outside the source they point to zeros. */
+INLINE void point(const block *x, const origins *rows, int64_t taps, const reach *far, int one_row, const real **ind) {
+    const int64_t last = rows->w[MR - 1];
+    const int inner = one_row && rows->d[0] + far->low[0] >= 0 && rows->d[0] + far->high[0] < x->d && rows->h[0] + far->low[1] >= 0 &&
+                      rows->h[0] + far->high[1] < x->h && rows->w[0] + far->low[2] >= 0 && last + far->high[2] < x->w;
+    if (inner) {
+        for (int64_t t = 0; t < taps; t++, ind += MR)
+            for (int j = 0; j < MR; j++) ind[j] = rows->at[j] + far->shift[t];
+        return;
+    }
+    for (int64_t t = 0; t < taps; t++, ind += MR)
+        for (int j = 0; j < MR; j++) {
+            const uint64_t d = (uint64_t)(rows->d[j] + far->d[t]), h = (uint64_t)(rows->h[j] + far->h[t]), w = (uint64_t)(rows->w[j] + far->w[t]);
+            const int inside = (d < (uint64_t)x->d) & (h < (uint64_t)x->h) & (w < (uint64_t)x->w);
+            ind[j] = inside ? rows->at[j] + far->shift[t] : zeros;
+        }
+}
+
+/* Walk: every target position of the walk is written (add 0) or added to (add 1); positions no tap reaches get zero.
+ *
+ * x and y hold the channels of one group; weights is what conv_pack made of the group's.
+ * overlaps: targets of one output row share elements (add 1 only), so that a row is one thread's and is walked in order.
+ */
+EXPORT void FN(conv_walk)(const block *x, const walk *k, const real *weights, const block *y, const real *bias, int relu, int add,
+                          int overlaps) {
+    const int64_t taps = taps_of(k), depth = x->c, columns = y->c, wide = packed(columns);
+    const int64_t runs = runs_of(taps, depth), per_sample = k->d.count * k->h.count * k->w.count;
+    const int64_t total = y->n * per_sample, threads = omp_get_max_threads();
+    /* Rows of a block: their sums stay near the core over all runs; and enough blocks for the threads. */
+    int64_t rows = runs > 1 ? least(most(32768 / most(columns, 1), 48), 384) : 192;
+    rows = most(least(rows, (total + 4 * threads - 1) / (4 * threads)), MR);
+    const int64_t unit = overlaps ? most(k->w.count, 1) : MR;
+    rows = (rows + unit - 1) / unit * unit;
+#pragma omp parallel for schedule(dynamic) if (WORTH(total * columns))
+    for (int64_t begin = 0; begin < total; begin += rows) {
+        const int64_t end = least(begin + rows, total);
+        for (int64_t i = 0; i < most(runs, 1); i++) {
+            const run r = runs ? run_number(i, taps, depth) : (run){0, 0, 0, 0};
+            const real *panels = weights + (depth > DEPTH ? r.tap * depth + r.from : r.tap * depth) * wide;
+            const int last = i >= runs - 1;
+            reach far;
+            reach_of(x, k, r, &far);
+            int64_t n = begin / per_sample, d = begin % per_sample, h, w;
+            w = d % k->w.count, d /= k->w.count, h = d % k->h.count, d /= k->h.count;
+            for (int64_t p = begin; p < end; p += MR) {
+                const int count = (int)least(MR, end - p), one_row = count == MR && w + MR <= k->w.count;
+                origins from;
+                real *to[MR];
+                const real *ind[MAX_TAPS * MR];
+                for (int j = 0; j < MR; j++) {
+                    const int64_t xd = d * k->d.jump, xh = h * k->h.jump, xw = w * k->w.jump;
+                    from.at[j] = x->at + n * x->sn + xd * x->sd + xh * x->sh + xw * x->sw;
+                    from.d[j] = xd, from.h[j] = xh, from.w[j] = xw;
+                    to[j] = y->at + n * y->sn + (k->d.first + d * k->d.step) * y->sd + (k->h.first + h * k->h.step) * y->sh +
+                            (k->w.first + w * k->w.step) * y->sw;
+                    if (++w == k->w.count) {
+                        w = 0;
+                        if (++h == k->h.count) {
+                            h = 0;
+                            if (++d == k->d.count) d = 0, n++;
+                        }
+                    }
+                }
+                point(x, &from, r.taps, &far, one_row, ind);
+                for (int64_t c0 = 0; c0 < columns; c0 += NR) {
+                    tile(count, least(NR, columns - c0), ind, r.taps, r.depth, panels + r.taps * r.depth * c0, to,
+                         (finish){add || i > 0, last && bias ? bias + c0 : NULL, last && relu});
+                    for (int j = 0; j < MR; j++) to[j] += NR;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,24 @@
+/* What a process asks once: which instruction set it may load, and how many threads it may use. */
+#include "common.h"
+
+#if REAL_BITS == 32
+
+/* 2: AVX-512 (F, BW, DQ, VL), 1: AVX2 and FMA, 0: neither. */
+EXPORT int gridnn_instruction_set(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        return 2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+#endif
+    return 0;
+}
+
+EXPORT int gridnn_vector_bytes(void) { return VB; }
+
+EXPORT void gridnn_set_threads(int threads) { omp_set_num_threads(threads); }
+
+EXPORT int gridnn_threads(void) { return omp_get_max_threads(); }
+
+#endif
