@@ -17,9 +17,6 @@ READY := $(firstword $(wildcard .venv/.setup-*) $(STAMP))
 KERNELS := kernels/build.py $(wildcard kernels/cpu/*)
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-kernels: $(READY)
-	$(BIN)/python kernels/build.py
-
 .PHONY: setup kernels demo test lint sweep nightly clean
 
 setup: $(STAMP)
@@ -30,6 +27,9 @@ setup: $(STAMP)
 	$(if $(filter site-mpi,$*),$(BIN)/python -m pip uninstall --quiet --yes mpich)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*,cpu,data,report,dev]"
 	touch $@
+
+kernels: $(READY)
+	$(BIN)/python kernels/build.py
 
 demo: $(READY)
 	scripts/mpirun $(RANKS) $(BIN)/python -m gridnn.train

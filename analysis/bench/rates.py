@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from gridnn.comm.mover import Route, start
 from gridnn.comm.world import World, world_comm
-from gridnn.compute.cpu import activation, conv, norm
+from gridnn.compute.cpu.reference import activation, conv, norm
 from gridnn.geometry.exchange import Exchange
 from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.geometry.traffic import Key

@@ -4,7 +4,7 @@
 the same code on an exchange and its transpose.  All ranks start all exchanges in the same order, so
 messages between two ranks match in the order they were posted.
 
-Memory order: boxes are packed C-contiguous, one message a peer; collectives over one contiguous buffer.
+Memory order: boxes are packed channels innermost, one message a peer; collectives over one contiguous buffer.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike
 
 from gridnn.comm.world import Array, World
+from gridnn.compute.cpu.memory import innermost, shaped
 from gridnn.geometry.exchange import Exchange, Piece
 from gridnn.geometry.interval import Box, extents_of, local_slices, volume
 from gridnn.geometry.traffic import Key
@@ -91,7 +92,7 @@ class Pending:
             parts = sorted([*parts, *mine], key=lambda part: part[0])
         if len(parts) == 1 and parts[0][0] == path.target:
             return parts[0][1]
-        out: Array = np.zeros(shape, self.dtype)
+        out = self.world.memory.zeros(shape, self.dtype)
         for box, array in parts:
             where = local_slices(box, path.target)
             if path.adds:
@@ -127,37 +128,51 @@ def _point_to_point(world: World, pending: Pending, key: Key) -> None:
     path, received = pending.path, 0
     for peer, box in path.receives:
         if peer != world.rank:
-            buffer = np.empty(extents_of(box), pending.dtype)
+            buffer = world.memory.empty(extents_of(box), pending.dtype)
             pending.arrived.append((box, buffer))
-            pending.requests.append(world.comm.Irecv(buffer, peer))
+            pending.requests.append(world.comm.Irecv(innermost(buffer), peer))
             received += buffer.nbytes
     world.ledger.add(key, len(pending.requests), received)
     for peer, box in path.sends:
         if peer != world.rank:
-            buffer = np.ascontiguousarray(pending.own[local_slices(box, path.source)])
+            buffer = _packed(world, pending.own[local_slices(box, path.source)])
             pending.kept.append(buffer)
             pending.requests.append(world.comm.Isend(buffer, peer))
 
 
+def _packed(world: World, part: Array) -> Array:
+    """Return a part as a contiguous message: itself where it is one already."""
+    message = innermost(part)
+    if message.flags.c_contiguous:
+        return message
+    copy = world.memory.empty(part.shape, part.dtype)
+    copy[...] = part
+    return innermost(copy)
+
+
 def _gather(world: World, pending: Pending, key: Key) -> None:
     path = pending.path
-    own, counts = np.ascontiguousarray(pending.own), [volume(box) for box in path.sources]
-    buffer = np.empty(sum(counts), pending.dtype)
+    own, counts = _packed(world, pending.own), [volume(box) for box in path.sources]
+    buffer = world.memory.empty((sum(counts),), pending.dtype)
     pending.requests.append(world.group(path.group).Iallgatherv(own, [buffer, counts]))
     world.ledger.add(key, 1, buffer.nbytes - own.nbytes)
     pending.kept.append(own)
     starts = np.cumsum([0, *counts])
     for box, first, count in zip(path.sources, starts, counts, strict=False):
         if count:
-            pending.arrived.append((box, buffer[first : first + count].reshape(extents_of(box))))
+            pending.arrived.append((box, shaped(buffer[first : first + count], extents_of(box))))
 
 
 def _scatter(world: World, pending: Pending, key: Key) -> None:
     path = pending.path
     counts = [volume(box) for box in path.targets]
-    packed = np.concatenate([pending.own[local_slices(box, path.source)].ravel() for box in path.targets])
-    buffer = np.empty(extents_of(path.target), pending.dtype)
-    pending.requests.append(world.group(path.group).Ireduce_scatter(packed, buffer, counts))
+    packed = world.memory.empty((sum(counts),), pending.dtype)
+    at = 0
+    for box, count in zip(path.targets, counts, strict=True):
+        shaped(packed[at : at + count], extents_of(box))[...] = pending.own[local_slices(box, path.source)]
+        at += count
+    buffer = world.memory.empty(extents_of(path.target), pending.dtype)
+    pending.requests.append(world.group(path.group).Ireduce_scatter(packed, innermost(buffer), counts))
     world.ledger.add(key, 1, (len(path.group) - 1) * buffer.nbytes)
     pending.kept.append(packed)
     pending.arrived.append((path.target, buffer))

@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gridnn.comm.clock import Clock
+from gridnn.compute.cpu.memory import Memory
 from gridnn.errors import InputError
 from gridnn.geometry.traffic import Traffic
 
@@ -37,6 +38,7 @@ class World:
         self.rank, self.size = self.comm.rank, self.comm.size
         self.ledger = Traffic()
         self.clock = Clock()
+        self.memory = Memory()
         self._groups: dict[tuple[int, ...], MPI.Intracomm] = {tuple(range(self.size)): self.comm}
 
     def __enter__(self) -> World:

@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike
 
 from gridnn.comm.collectives import Request, all_gather_shares, finish, poll, start_reduce_scatter, start_sum
 from gridnn.comm.world import Array, World
+from gridnn.compute.cpu.memory import shaped
 from gridnn.compute.random import initial
 from gridnn.geometry.interval import Interval
 from gridnn.geometry.traffic import Key
@@ -62,8 +63,8 @@ class Arena:
                 self.parameters[entry.layer][entry.parameter.name] = Parameter(
                     entry.name,
                     entry.parameter,
-                    live.value[part].reshape(shape),
-                    live.grad[part].reshape(shape),
+                    shaped(live.value[part], shape),
+                    shaped(live.grad[part], shape),
                 )
                 at += entry.size
 
@@ -80,7 +81,11 @@ class Arena:
     def begin(self) -> None:
         """Forget the gradients of the last step."""
         for live in self._live:
-            live.grad[...] = 0
+            for entry in live.plan.entries:
+                parameter = self.parameters[entry.layer][entry.parameter.name]
+                parameter.fresh = entry.parameter.name == "weight"  # large: replaced, not cleared and added to
+                if not parameter.fresh:
+                    parameter.grad[...] = 0
             live.waiting = len({e.layer for e in live.plan.entries})
             live.request = live.share = None
 

@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike
 from gridnn.comm.collectives import all_reduce
 from gridnn.comm.mover import Pending, Route, start
 from gridnn.comm.world import Array, World
+from gridnn.compute.cpu.engine import Engine
 from gridnn.geometry.exchange import Exchange
 from gridnn.geometry.interval import Box
 from gridnn.geometry.traffic import Key
@@ -28,23 +29,32 @@ from gridnn.network.placed import PlacedLayer
 
 @dataclass
 class Parameter:
-    """A rank's block of a parameter: views of value and gradient in the arena."""
+    """A rank's block of a parameter: views of value and gradient in the arena.
+
+    Attributes
+    ----------
+    fresh : bool
+        True until this step's first gradient, which replaces `grad` instead of being added to it.
+    """
 
     name: str
     spec: placement.Parameter
     value: Array
     grad: Array
+    fresh: bool = False
 
 
 class Layer:
     """A layer on its grid, as one rank sees it."""
 
     wants_dx = True  # False where the input is data: nobody asks for its gradient
+    rectified = False  # True where the ReLU that follows is part of this layer (see fuse)
 
     def __init__(
-        self, world: World, placed: PlacedLayer, dtype: DTypeLike, parameters: dict[str, Parameter]
+        self, world: World, placed: PlacedLayer, dtype: DTypeLike, parameters: dict[str, Parameter], engine: Engine
     ) -> None:
         self.world, self.placed, self.dtype, self.parameters = world, placed, np.dtype(dtype), parameters
+        self.engine = engine
         self.name, self.scheme = placed.node.name, placed.scheme
         self.needs: list[Box] = [need.box(world.rank) for need in placed.placement.needs]
         self.out: Box = placed.placement.out.box(world.rank)
@@ -70,14 +80,23 @@ class Layer:
     def _spreading(self) -> Route:
         return Route(self.placed.settle.transpose(), self.world.rank)
 
+    @cached_property
+    def settled(self) -> bool:
+        """Whether the output is at rest as computed."""
+        return self._settling.kind == "none" and self._settling.same
+
     def settle(self, raw: Array) -> Array:
         """Take the output as computed, a term of a sum, to rest."""
+        if self.settled:
+            return raw
         return start(
             self.world, self._settling, raw, self.key("forward", self.placed.settle), self.dtype
         ).wait()
 
     def spread(self, dy: Array) -> Array:
         """Take the gradient at rest to where the output was computed: the adjoint of `settle`."""
+        if self.settled:
+            return dy
         exchange = self.placed.settle.transpose()
         return start(self.world, self._spreading, dy, self.key("backward", exchange), self.dtype).wait()
 

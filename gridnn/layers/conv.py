@@ -15,15 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple, TypedDict
-
-import numpy as np
+from typing import NamedTuple
 
 from gridnn.comm.mover import Pending
 from gridnn.comm.world import Array
-from gridnn.compute.cpu import conv
+from gridnn.compute.cpu import conv, pointwise
+from gridnn.compute.cpu.window import Window
+from gridnn.geometry import window as geometry
 from gridnn.geometry.interval import Box, Interval, extents_of, local_slices, overlap, volume
-from gridnn.geometry.window import TransposedWindow, Window
 from gridnn.layers.weighted import Weighted
 from gridnn.network import spec as s
 
@@ -67,17 +66,17 @@ class Convolution(Weighted):
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the convolution of the block; the interior is computed while the halo arrives."""
         (pending,) = inputs
-        y = np.empty(extents_of(self.raw), self.dtype)
+        y = self.engine.empty(extents_of(self.raw), self.dtype)
         todo: list[Box] = [self.raw]
         if self.overlap_halo and pending.partial:
             held = pending.path.source
             interior = self._interior(held)
             if volume(interior):
-                y[local_slices(interior, self.raw)] = self._on(pending.own, held, interior)
+                self._on(pending.own, held, interior, y)
                 todo = [strip for strip in strips(self.raw, interior) if volume(strip)]
         self._x = pending.wait()
         for box in todo:
-            y[local_slices(box, self.raw)] = self._on(self._x, self.needs[0], box)
+            self._on(self._x, self.needs[0], box, y)
         return self.finish(y)
 
     def backward(self, dy: Array) -> list[Array]:
@@ -86,52 +85,57 @@ class Convolution(Weighted):
         if not self.wants_dx:
             return [dy]
         _, parts = self._setup
-        weight, dx = self.parameters["weight"].value, np.zeros(self._x.shape, self.dtype)
-        local = self._local(self.needs[0], self.raw)
-        for k, c, groups in parts:
-            shape = (dx.shape[0], c.stop - c.start, *dx.shape[2:])
-            dx[:, c] += conv.backward_data(self._dy[:, k], weight[k], shape, groups=groups, **local)
+        weight, shape = self.parameters["weight"].value, self._x.shape
+        if len(parts) == 1 and parts[0].c == slice(0, shape[1]):
+            return [conv.backward_data(self.engine, self._dy, weight, self._window, shape, groups=parts[0].groups)]
+        dx = self.engine.memory.zeros(shape, self.dtype)
+        for k, c, groups in parts:  # parts of one group share input channels
+            part = (shape[0], c.stop - c.start, *shape[2:])
+            dx[:, c] += conv.backward_data(
+                self.engine, self._dy[:, k], weight[k], self._window, part, groups=groups
+            )
         return [dx]
 
     def weigh(self) -> None:
         """Add dW of the block."""
         _, parts = self._setup
         weight = self.parameters["weight"]
-        local = self._local(self.needs[0], self.raw)
+        add = not self.first(weight)
         for k, c, groups in parts:
-            shape = weight.value[k].shape
-            weight.grad[k] += conv.backward_weights(
-                self._x[:, c], self._dy[:, k], shape, groups=groups, **local
-            )
+            conv.backward_weights(self.engine, self._x[:, c], self._dy[:, k], self._window, weight.grad[k],
+                                  groups=groups, add=add)  # fmt: skip
         del self._x, self._dy
 
-    def _on(self, x: Array, origin: Box, out: Box) -> Array:
-        """Return the outputs of `out` from `x`, which holds the box `origin` of the input."""
+    def _on(self, x: Array, origin: Box, out: Box, y: Array) -> None:
+        """Compute the outputs `out` into y, which holds the raw output, from `x`, which holds the box `origin`."""
         spec, parts = self._setup
-        weight = self.parameters["weight"].value
+        weight, (bias, relu) = self.parameters["weight"].value, self.epilogue.values()
         spaces = zip(spec.windows, out[2:], self._extents, strict=True)
         needs = [w.needs(o, e).interval for w, o, e in spaces]
-        x = x[(slice(None), slice(None), *local_slices(tuple(needs), origin[2:]))]
-        local = self._local((*origin[:2], *needs), out)
-        pieces = [conv.forward(x[:, c], weight[k], groups=groups, **local) for k, c, groups in parts]
-        return (
-            pieces[0]
-            if len(pieces) == 1
-            else np.concatenate(pieces, axis=1)
-            if pieces
-            else np.empty(extents_of(out), x.dtype)
-        )
+        if tuple(needs) != tuple(origin[2:]):
+            x = x[(slice(None), slice(None), *local_slices(tuple(needs), origin[2:]))]
+        if out != self.raw:
+            y = y[local_slices(out, self.raw)]
+        window = self._window if out == self.raw else self._local(out)
+        for k, c, groups in parts:
+            some = None if bias is None else bias[k]
+            conv.forward(self.engine, x[:, c], weight[k], window, groups=groups, bias=some, relu=relu, out=y[:, k])
 
     @property
     def _extents(self) -> tuple[int, ...]:
         return self.placed.placement.needs[0].shape[2:]
 
-    def _local(self, need: Box, out: Box) -> LocalWindow:
-        """Return the window of the local convolution from the box `need` to the box `out`."""
+    @cached_property
+    def _window(self) -> Window:
+        """The window from all of the need to all of the raw output."""
+        return self._local(self.raw)
+
+    def _local(self, out: Box) -> Window:
+        """Return the window of the local convolution that gives the box `out`."""
         spec = self.placed.node.spec
         assert isinstance(spec, s.Conv)
         found = [w.needs(o, e) for w, o, e in zip(spec.windows, out[2:], self._extents, strict=True)]
-        return window_arguments(spec.windows, [f.pad_lo for f in found], [f.pad_hi for f in found])
+        return local_window(spec.windows, [f.pad_lo for f in found], [f.pad_hi for f in found])
 
     def _interior(self, held: Box) -> Box:
         spec, _ = self._setup
@@ -145,49 +149,45 @@ class TransposedConvolution(Weighted):
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the transposed convolution of the block."""
         self._x = inputs[0].wait()
-        weight = self.parameters["weight"].value
-        return self.finish(conv.backward_data(self._x, weight, extents_of(self.raw), **self._local()))
+        weight, shape = self.parameters["weight"].value, extents_of(self.raw)
+        raw = conv.backward_data(self.engine, self._x, weight, self._window, shape)
+        if self.settled:
+            pointwise.add_bias(self.engine, raw, **self.epilogue)
+        return self.finish(raw)
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX in the layout of the need."""
         self._dy = self.begin(dy)
         if not self.wants_dx:
             return [dy]
-        return [conv.forward(self._dy, self.parameters["weight"].value, **self._local())]
+        out = self.engine.empty(self._x.shape, self.dtype)
+        return [conv.forward(self.engine, self._dy, self.parameters["weight"].value, self._window, out=out)]
 
     def weigh(self) -> None:
         """Add dW of the block."""
         weight = self.parameters["weight"]
-        weight.grad += conv.backward_weights(self._dy, self._x, weight.value.shape, **self._local())
+        conv.backward_weights(
+            self.engine, self._dy, self._x, self._window, weight.grad, add=not self.first(weight)
+        )
         del self._x, self._dy
 
-    def _local(self) -> LocalWindow:
+    @cached_property
+    def _window(self) -> Window:
         spec = self.placed.node.spec
         assert isinstance(spec, s.ConvTranspose)
         extents = self.placed.placement.needs[0].shape[2:]
         found = [w.needs(o, e) for w, o, e in zip(spec.windows, self.raw[2:], extents, strict=True)]
-        return window_arguments(spec.windows, [f.pad_lo for f in found], [f.pad_hi for f in found])
+        return local_window(spec.windows, [f.pad_lo for f in found], [f.pad_hi for f in found])
 
 
-class LocalWindow(TypedDict):
-    """Keyword arguments of a local convolution or pool."""
-
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    pad_lo: tuple[int, ...]
-    pad_hi: tuple[int, ...]
-
-
-def window_arguments(
-    windows: Sequence[Window | TransposedWindow], lo: list[int], hi: list[int]
-) -> LocalWindow:
-    """Return the keyword arguments of a local convolution."""
-    return {
-        "stride": tuple(w.stride for w in windows),
-        "dilation": tuple(w.dilation for w in windows),
-        "pad_lo": tuple(lo),
-        "pad_hi": tuple(hi),
-    }
+def local_window(
+    windows: Sequence[geometry.Window | geometry.TransposedWindow], lo: list[int], hi: list[int]
+) -> Window:
+    """Return the window of a block, whose pads are its own."""
+    return Window(
+        tuple(w.kernel for w in windows), tuple(w.stride for w in windows), tuple(w.dilation for w in windows),
+        tuple(lo), tuple(hi),
+    )  # fmt: skip
 
 
 def strips(whole: Box, interior: Box) -> Iterator[Box]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from numpy.typing import DTypeLike
 
 from gridnn.comm.world import World
+from gridnn.compute.cpu.engine import Engine
 from gridnn.layers import conv, linear, loss, norm, pointwise, pool
 from gridnn.layers.base import Layer, Parameter
 from gridnn.network import spec as s
@@ -29,12 +30,12 @@ KINDS: dict[type, type[Layer]] = {
 
 
 def make_layer(
-    world: World, placed: PlacedLayer, dtype: DTypeLike, parameters: dict[str, Parameter]
+    world: World, placed: PlacedLayer, dtype: DTypeLike, parameters: dict[str, Parameter], engine: Engine
 ) -> Layer:
     """Return the live layer of a placed one."""
     spec = placed.node.spec
     if isinstance(spec, s.GlobalPool):
         return (pool.GlobalAverage if spec.how == "average" else pool.GlobalMax)(
-            world, placed, dtype, parameters
+            world, placed, dtype, parameters, engine
         )
-    return KINDS[type(spec)](world, placed, dtype, parameters)
+    return KINDS[type(spec)](world, placed, dtype, parameters, engine)

@@ -21,16 +21,17 @@ class FullyConnected(Weighted):
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the block of Y at rest."""
         self._x = inputs[0].wait()
-        return self.finish(linear.forward(self._x, self.parameters["weight"].value))
+        return self.finish(linear.forward(self.engine, self._x, self.parameters["weight"].value, **self.epilogue))
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX, owed over k."""
         self._dy = self.begin(dy)
         if not self.wants_dx:
             return [dy]
-        return [linear.backward_data(self._dy, self.parameters["weight"].value)]
+        return [linear.backward_data(self.engine, self._dy, self.parameters["weight"].value)]
 
     def weigh(self) -> None:
         """Add dW, owed over n (and over space axes, which cut the batch here)."""
-        self.parameters["weight"].grad += linear.backward_weights(self._x, self._dy)
+        weight = self.parameters["weight"]
+        linear.backward_weights(self.engine, self._x, self._dy, weight.grad, add=not self.first(weight))
         del self._x, self._dy

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gridnn.comm.world import Array
-from gridnn.compute.cpu import softmax
+from gridnn.compute.cpu.reference import softmax
 from gridnn.layers.base import Layer
 from gridnn.network import spec as s
 

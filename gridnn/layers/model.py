@@ -14,11 +14,14 @@ from numpy.typing import DTypeLike
 
 from gridnn.comm.mover import Pending, Route, start
 from gridnn.comm.world import Array, World
+from gridnn.compute.cpu import pointwise
+from gridnn.compute.cpu.engine import Engine
 from gridnn.geometry.interval import Box, Interval, extents_of, local_slices
 from gridnn.geometry.traffic import Key
 from gridnn.layers.arena import Arena
 from gridnn.layers.base import Layer
 from gridnn.layers.conv import Convolution
+from gridnn.layers.fuse import fuse
 from gridnn.layers.kinds import make_layer
 from gridnn.layers.loss import Loss, Verdict
 from gridnn.layers.pointwise import DropoutLayer
@@ -33,15 +36,21 @@ class Model:
     ----------
     overlap
         Compute the interior of convolutions while their halo is on its way.
+    engine
+        What computes; by default the best of this machine.
     """
 
     def __init__(
         self, world: World, placed: PlacedNetwork, dtype: DTypeLike, bucket_bytes: int = 4 << 20,
-        cut_optimizer: bool = False, overlap: bool = True,
+        cut_optimizer: bool = False, overlap: bool = True, engine: Engine | None = None,
     ) -> None:  # fmt: skip
         self.world, self.placed, self.dtype = world, placed, np.dtype(dtype)
+        self.engine = engine or Engine.detect(world.memory)
         self.arena = Arena(world, placed, dtype, bucket_bytes, cut_optimizer)
-        self.layers = [make_layer(world, p, dtype, self.arena.parameters[p.node.name]) for p in placed.layers]
+        self.layers = [
+            make_layer(world, p, dtype, self.arena.parameters[p.node.name], self.engine)
+            for p in placed.layers
+        ]
         self.paths = [None if e.exchange is None else Route(e.exchange, world.rank) for e in placed.edges]
         self.back_paths = [
             None if x is None else Route(x.transpose(), world.rank)
@@ -54,6 +63,7 @@ class Model:
             layer.wants_dx = any(placed.edges[e].exchange is not None for e in layer.placed.edges)
             if isinstance(layer, Convolution):
                 layer.overlap_halo = overlap
+        fuse(placed, self.layers)
         loss = self.layers[-1]
         assert isinstance(loss, Loss)
         self.loss = loss
@@ -150,7 +160,7 @@ class Model:
                 path, exchange = self.back_paths[e], self.placed.edges[e].exchange
                 if path is None or exchange is None:
                     continue
-                sums[e] = sums[e] + dx if e in sums else dx
+                sums[e] = pointwise.add(self.engine, [sums[e], dx]) if e in sums else dx
                 left[e] -= 1
                 if left[e] == 0:
                     back = exchange.transpose()
@@ -165,9 +175,7 @@ class Model:
         """Return the gradient of a layer's output: the sum of what its edges give back."""
         parts = [coming.pop(i).wait() for i, e in enumerate(self.placed.edges) if e.producer == layer.name]
         dy = parts[0] if parts else self._nothing(layer)
-        for part in parts[1:]:
-            dy = dy + part
-        return dy
+        return pointwise.add(self.engine, [dy, *parts[1:]]) if len(parts) > 1 else dy
 
     def _read(self, edge: Edge, x: Array) -> Pending:
         """Return an input edge, which has arrived: the loader read it."""

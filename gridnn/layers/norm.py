@@ -18,6 +18,7 @@ import numpy as np
 from gridnn.comm.mover import Pending
 from gridnn.comm.world import Array
 from gridnn.compute.cpu import norm
+from gridnn.compute.cpu.reference import norm as reference
 from gridnn.layers.base import Layer
 from gridnn.network import spec as s
 
@@ -37,22 +38,26 @@ class BatchNormalisation(Layer):
         assert isinstance(spec, s.BatchNorm)
         mean, variance = self.mean, self.variance
         if train:
-            first, second = self._sum(norm.moments(x, self.mean), "forward") / self._count
+            first, second = self._sum(norm.moments(self.engine, x, self.mean), "forward") / self._count
             mean, variance = self.mean + first, np.maximum(second - first * first, 0)
             unbiased = variance * (self._count / max(1, self._count - 1))
             self.mean = self.mean + spec.momentum * (mean - self.mean)
             self.variance = self.variance + spec.momentum * (unbiased - self.variance)
-        self._kept = (x, mean, 1 / np.sqrt(variance + spec.eps))
-        return norm.apply(*self._kept, self.parameters["gamma"].value, self.parameters["beta"].value)
+        statistics = (mean, 1 / np.sqrt(variance + spec.eps))
+        gamma, beta = self.parameters["gamma"].value, self.parameters["beta"].value
+        y = norm.apply(self.engine, x, statistics, gamma, beta, relu=self.rectified)
+        self._kept = (x, statistics, y if self.rectified else None)
+        return y
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX, and add the parameters' gradients, whole on every rank."""
-        sums = self._sum(norm.backward_sums(*self._kept, dy), "backward")
+        x, statistics, y = self._kept
+        del self._kept
+        sums = self._sum(norm.backward_sums(self.engine, x, statistics, dy, y), "backward")
         self.parameters["beta"].grad += sums[0].astype(self.dtype)
         self.parameters["gamma"].grad += sums[1].astype(self.dtype)
-        dx = norm.backward_apply(*self._kept, self.parameters["gamma"].value, dy, sums, self._count)
-        del self._kept
-        return [dx]
+        gamma = self.parameters["gamma"].value
+        return [norm.backward_apply(self.engine, x, statistics, gamma, dy, sums, self._count, y)]
 
     def _sum(self, sums: Array, direction: str) -> Array:
         return self.sum_over(self.placed.placement.statistics, sums, direction)
@@ -70,20 +75,20 @@ class LayerNormalisation(Layer):
         """Return the normalised block."""
         x, spec = inputs[0].wait(), self.placed.node.spec
         assert isinstance(spec, s.LayerNorm)
-        first, second = self._sum(norm.sample_moments(x), "forward") / self._count
+        first, second = self._sum(reference.sample_moments(x), "forward") / self._count
         self._kept = (x, first, 1 / np.sqrt(np.maximum(second - first * first, 0) + spec.eps))
-        return norm.sample_apply(*self._kept, self.parameters["gamma"].value, self.parameters["beta"].value)
+        return reference.sample_apply(*self._kept, self.parameters["gamma"].value, self.parameters["beta"].value)
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX."""
         gamma = self.parameters["gamma"].value
-        sums = self._sum(norm.sample_backward_sums(*self._kept, gamma, dy), "backward")
+        sums = self._sum(reference.sample_backward_sums(*self._kept, gamma, dy), "backward")
         self._dy = dy
-        return [norm.sample_backward_apply(*self._kept, gamma, dy, sums, self._count)]
+        return [reference.sample_backward_apply(*self._kept, gamma, dy, sums, self._count)]
 
     def weigh(self) -> None:
         """Add the gradients of gamma and beta, owed over the batch."""
-        gamma, beta = norm.sample_parameter_gradients(*self._kept, self._dy)
+        gamma, beta = reference.sample_parameter_gradients(*self._kept, self._dy)
         self.parameters["gamma"].grad += gamma
         self.parameters["beta"].grad += beta
         del self._kept, self._dy

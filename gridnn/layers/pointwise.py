@@ -9,9 +9,10 @@ import numpy as np
 
 from gridnn.comm.mover import Pending
 from gridnn.comm.world import Array
-from gridnn.compute.cpu import activation, upsample
+from gridnn.compute.cpu import pointwise
+from gridnn.compute.cpu.reference import upsample
 from gridnn.compute.random import dropout_mask
-from gridnn.geometry.interval import extents_of
+from gridnn.geometry.interval import extents_of, volume
 from gridnn.layers.base import Layer
 from gridnn.network import spec as s
 
@@ -19,18 +20,29 @@ from gridnn.network import spec as s
 class ActivationLayer(Layer):
     """An elementwise function; keeps its input or its output, whichever the derivative reads."""
 
+    absorbed = False  # True where the layer before it does its work (see fuse)
+
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return f(x)."""
         x = inputs[0].wait()
-        y = activation.forward(self._function, x)
-        self._kept = x if activation.FORWARD_KEEPS[self._function] == "x" else y
+        if self.absorbed:
+            return x
+        y = pointwise.activate(self.engine, self._function, x)
+        self._kept = x if pointwise.KEEPS[self._function] == "x" else y
         return y
 
     def backward(self, dy: Array) -> list[Array]:
         """Return f'(x) dy."""
+        if self.absorbed:
+            return [dy]
         kept = self._kept
         del self._kept
-        return [activation.backward(self._function, kept, kept, dy)]
+        return [pointwise.activate_backward(self.engine, self._function, kept, dy)]
+
+    @property
+    def is_relu(self) -> bool:
+        """Whether the function is the rectifier."""
+        return self._function == "relu"
 
     @property
     def _function(self) -> str:
@@ -54,12 +66,13 @@ class DropoutLayer(Layer):
         seed, step = self.at
         shape = self.placed.placement.out.shape
         self._mask = dropout_mask(seed, f"dropout:{self.name}", shape, self.out, step, spec.rate, self.dtype)
-        y: Array = x * self._mask
-        return y
+        return np.multiply(x, self._mask, out=self.engine.empty(x.shape, self.dtype))
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dy times the mask."""
-        return [dy if self._mask is None else dy * self._mask]
+        if self._mask is None:
+            return [dy]
+        return [np.multiply(dy, self._mask, out=self.engine.empty(dy.shape, self.dtype))]
 
 
 class Addition(Layer):
@@ -67,14 +80,15 @@ class Addition(Layer):
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the sum, in the order of the inputs."""
-        first, *others = [pending.wait() for pending in inputs]
-        y = first.copy()
-        for other in others:
-            y += other
+        y = pointwise.add(self.engine, [pending.wait() for pending in inputs], relu=self.rectified)
+        self._y = y if self.rectified else None
         return y
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dy for each input."""
+        y, self._y = self._y, None
+        if y is not None:
+            dy = pointwise.activate_backward(self.engine, "relu", y, dy)
         return [dy] * len(self.needs)
 
 
@@ -83,7 +97,8 @@ class Concatenation(Layer):
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the block."""
-        return np.concatenate([pending.wait() for pending in inputs], axis=1)
+        parts, y = [pending.wait() for pending in inputs], self.engine.empty(extents_of(self.out), self.dtype)
+        return np.concatenate(parts, axis=1, out=y)
 
     def backward(self, dy: Array) -> list[Array]:
         """Return each input's channels of dy."""
@@ -96,11 +111,16 @@ class Flattening(Layer):
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the block as features."""
-        return inputs[0].wait().reshape(extents_of(self.out))
+        x = inputs[0].wait()
+        if volume(self.needs[0][2:]) < 2:
+            return x.reshape(extents_of(self.out))
+        y = self.engine.empty(extents_of(self.out), self.dtype)
+        self.engine.copy(x, y.reshape(x.shape))
+        return y
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dy with channels and space apart again."""
-        return [dy.reshape(extents_of(self.needs[0]))]
+        return [self.engine.fitted(dy.reshape(extents_of(self.needs[0])))]
 
 
 class Upsampling(Layer):

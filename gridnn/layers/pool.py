@@ -7,6 +7,7 @@ not a sum, so its edge brings whole samples instead.
 
 from __future__ import annotations
 
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -14,15 +15,11 @@ import numpy as np
 from gridnn.comm.mover import Pending
 from gridnn.comm.world import Array
 from gridnn.compute.cpu import pool
+from gridnn.compute.cpu.reference.pool import max_space, max_space_backward
+from gridnn.compute.cpu.window import Window
 from gridnn.layers.base import Layer
-from gridnn.layers.conv import LocalWindow, window_arguments
+from gridnn.layers.conv import local_window
 from gridnn.network import spec as s
-
-
-class PoolWindow(LocalWindow):
-    """Keyword arguments of a local pool."""
-
-    kernel: tuple[int, ...]
 
 
 class Pooling(Layer):
@@ -30,18 +27,21 @@ class Pooling(Layer):
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the pooled block."""
-        x, spec, local = inputs[0].wait(), self._spec, self._local()
+        x, spec = inputs[0].wait(), self._spec
         self._shape = x.shape
         if spec.how == "max":
-            y, self._best = pool.max_forward(x, **local)
+            y, self._best = pool.max_forward(self.engine, x, self._window)
             return y
-        return pool.average_forward(x, count_pad=spec.count_pad, **local)
+        return pool.average_forward(self.engine, x, self._window, count_pad=spec.count_pad)
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX in the layout of the need."""
         if self._spec.how == "max":
-            return [pool.max_backward(dy, self._best, self._shape, **self._local())]
-        return [pool.average_backward(dy, self._shape, count_pad=self._spec.count_pad, **self._local())]
+            dx = pool.max_backward(self.engine, dy, self._best, self._window, self._shape)
+            del self._best
+            return [dx]
+        count = self._spec.count_pad
+        return [pool.average_backward(self.engine, dy, self._window, self._shape, count_pad=count)]
 
     @property
     def _spec(self) -> s.Pool:
@@ -49,11 +49,11 @@ class Pooling(Layer):
         assert isinstance(spec, s.Pool)
         return spec
 
-    def _local(self) -> PoolWindow:
+    @cached_property
+    def _window(self) -> Window:
         windows, extents = self._spec.windows, self.placed.placement.needs[0].shape[2:]
         found = [w.needs(o, e) for w, o, e in zip(windows, self.out[2:], extents, strict=True)]
-        local = window_arguments(windows, [f.pad_lo for f in found], [f.pad_hi for f in found])
-        return {"kernel": tuple(w.kernel for w in windows), **local}
+        return local_window(windows, [f.pad_lo for f in found], [f.pad_hi for f in found])
 
 
 class GlobalAverage(Layer):
@@ -63,11 +63,12 @@ class GlobalAverage(Layer):
         """Return the means at rest."""
         x = inputs[0].wait()
         self._shape = x.shape
-        return self.settle(pool.sum_space(x) * np.asarray(1 / self._count, self.dtype))
+        return self.settle(pool.sum_space(self.engine, x) * np.asarray(1 / self._count, self.dtype))
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX: every element gets its share."""
-        return [pool.spread_space(self.spread(dy) * np.asarray(1 / self._count, self.dtype), self._shape)]
+        share = self.spread(dy) * np.asarray(1 / self._count, self.dtype)
+        return [pool.spread_space(self.engine, share, self._shape)]
 
     @property
     def _count(self) -> int:
@@ -81,9 +82,9 @@ class GlobalMax(Layer):
         """Return the maxima."""
         x = inputs[0].wait()
         self._shape = x.shape
-        y, self._best = pool.max_space(x)
+        y, self._best = max_space(x)
         return y
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX: the first largest element gets all."""
-        return [pool.max_space_backward(dy, self._best, self._shape)]
+        return [max_space_backward(dy, self._best, self._shape)]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gridnn.compute.cpu import update
+from gridnn.compute.cpu.reference import update
 from gridnn.train.sections import TrainSection
 
 Array = NDArray[Any]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gridnn.compute.cpu import activation
+from gridnn.compute.cpu.reference import activation
 
 SCALAR: dict[str, Callable[[float], float]] = {
     "relu": lambda x: max(x, 0.0),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal
 
-from gridnn.compute.cpu import conv, window
+from gridnn.compute.cpu.reference import conv, window
 
 from . import loops
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gridnn.compute.cpu import linear
+from gridnn.compute.cpu.reference import linear
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

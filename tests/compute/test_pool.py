@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gridnn.compute.cpu import pool, window
+from gridnn.compute.cpu.reference import pool, window
 
 from . import loops
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from gridnn.compute.cpu import softmax
+from gridnn.compute.cpu.reference import softmax
 
 from .loops import Array
 

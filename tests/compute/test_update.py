@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from gridnn.compute.cpu import update
+from gridnn.compute.cpu.reference import update
 
 STEPS = 6
 # one more than a slice of the rules, so that the seam is met

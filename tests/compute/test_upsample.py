@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from gridnn.compute.cpu import upsample
+from gridnn.compute.cpu.reference import upsample
 
 from .loops import Array
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from gridnn.compute.cpu import update
+from gridnn.compute.cpu.reference import update
 from gridnn.train.optimizer import Optimizer, Piece
 from gridnn.train.sections import TrainSection
 

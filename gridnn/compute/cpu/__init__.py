@@ -1,1 +1,1 @@
-"""Arithmetic in one process with NumPy and SciPy: the reference every other provider is checked against."""
+"""The CPU engine: one small interface a subject, and behind it own kernels, oneDNN and the NumPy reference."""

@@ -1,11 +1,24 @@
-"""Arrays in channels-last memory, and scratch that is kept.
+"""Arrays in channels-last memory, from a heap that is kept, and scratch.
 
 Logical shape is always (N, C, *S); memory has C innermost, so a pixel's channels are one run.  NumPy's strides say
 so, nothing else does: slices, margins and packing for messages are plain indexing.
+
+The heap is one range of addresses that is touched as far as it is needed and never given back:
+
+    |  in use  |  free  |  in use  |        free, never touched        |
+                                   ^ peak
+
+An array takes the lowest gap that holds it and gives it back when the last view of it is gone.  A training step takes and
+gives in the same order every time, so from the second step on it finds its places and the system is not asked for
+memory (a fresh page costs more than the ReLU that fills it).
 """
 
 from __future__ import annotations
 
+import mmap
+import os
+import weakref
+from bisect import bisect_left
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -15,19 +28,135 @@ from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[Any]
 
+ALIGNMENT = 64
+SMALL = 4096
+"""Bytes below which NumPy's own memory is as good."""
+
+NORESERVE = 0x4000  # Linux: promise no memory until it is touched
+
 
 def empty(shape: Sequence[int], dtype: DTypeLike) -> Array:
-    """Return an array of logical shape (N, C, *S) whose channels are innermost."""
-    return _turned(np.empty((shape[0], *shape[2:], shape[1]), dtype)) if len(shape) > 2 else np.empty(shape, dtype)
+    """Return a new array of logical shape (N, C, *S) whose channels are innermost."""
+    return shaped(np.empty(prod(shape), dtype), shape)
 
 
 def zeros(shape: Sequence[int], dtype: DTypeLike) -> Array:
-    """Return zeros of logical shape (N, C, *S) whose channels are innermost."""
-    return _turned(np.zeros((shape[0], *shape[2:], shape[1]), dtype)) if len(shape) > 2 else np.zeros(shape, dtype)
+    """Return new zeros of logical shape (N, C, *S) whose channels are innermost."""
+    return shaped(np.zeros(prod(shape), dtype), shape)
 
 
-def _turned(base: Array) -> Array:
-    return np.moveaxis(base, -1, 1)
+def innermost(x: Array) -> Array:
+    """Return a view (N, *S, C) of an array (N, C, *S): contiguous if it is dense and channels-last."""
+    return np.moveaxis(x, 1, -1) if x.ndim > 2 else x
+
+
+def shaped(flat: Array, shape: Sequence[int]) -> Array:
+    """Return a flat array as (N, C, *S), channels innermost."""
+    if len(shape) < 3:
+        return flat.reshape(shape)
+    rank = len(shape)
+    return flat.reshape(shape[0], *shape[2:], shape[1]).transpose(0, rank - 1, *range(1, rank - 1))
+
+
+class Memory:
+    """A heap of one rank.
+
+    Attributes
+    ----------
+    used_bytes, peak_bytes : int
+        In use now, and the most since `forget_peak`.
+    touched_bytes : int
+        Of the system's memory; it never shrinks.
+    asked : int
+        How often the system was asked for memory: arrays that did not fit the heap, and growth of what is touched.
+    """
+
+    def __init__(self) -> None:
+        self._map = _reserve()
+        self._starts, self._sizes = [0], [len(self._map)]  # the gaps, by address
+        self._leases: dict[int, _Lease] = {}
+        self.used_bytes = self.peak_bytes = self.touched_bytes = self.asked = 0
+
+    def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+        """Return an array of logical shape (N, C, *S), channels innermost, of any content."""
+        kind = np.dtype(dtype)
+        need = prod(shape) * kind.itemsize
+        if need < SMALL:
+            return shaped(np.empty(prod(shape), kind), shape)
+        size = -(-need // ALIGNMENT) * ALIGNMENT
+        for i, gap in enumerate(self._sizes):
+            if gap >= size:
+                break
+        else:
+            self.asked += 1
+            return shaped(np.empty(prod(shape), kind), shape)
+        start = self._starts[i]
+        if gap == size:
+            del self._starts[i], self._sizes[i]
+        else:
+            self._starts[i], self._sizes[i] = start + size, gap - size
+        self.used_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.used_bytes)
+        if start + size > self.touched_bytes:
+            self.touched_bytes, self.asked = start + size, self.asked + 1
+        # Views of this array keep it alive: its own base is the map, which is no array.
+        flat = np.ndarray(need // kind.itemsize, kind, self._map, start)
+        lease = _Lease(flat, self._give)
+        lease.start, lease.size = start, size
+        self._leases[id(lease)] = lease
+        return shaped(flat, shape)
+
+    def zeros(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+        """Return zeros of logical shape (N, C, *S), channels innermost."""
+        array = self.empty(shape, dtype)
+        array[...] = 0
+        return array
+
+    def forget_peak(self) -> None:
+        """Measure the peak from now on."""
+        self.peak_bytes = self.used_bytes
+
+    def _give(self, lease: _Lease) -> None:
+        del self._leases[id(lease)]
+        start, size = lease.start, lease.size
+        self.used_bytes -= size
+        starts, sizes = self._starts, self._sizes
+        i = bisect_left(starts, start)
+        if i < len(starts) and start + size == starts[i]:
+            size += sizes[i]
+            del starts[i], sizes[i]
+        if i and starts[i - 1] + sizes[i - 1] == start:
+            sizes[i - 1] += size
+        else:
+            starts.insert(i, start)
+            sizes.insert(i, size)
+
+
+class _Lease(weakref.ref[Array]):
+    """A range of a heap, given back when the array that has it is gone."""
+
+    __slots__ = ("size", "start")
+    start: int
+    size: int
+
+
+def _reserve() -> mmap.mmap:
+    """Return as many addresses as the machine has memory, or as many as the limits of the process allow."""
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    while True:
+        try:
+            found = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
+        except (OSError, ValueError):
+            size //= 2
+            if size < 1 << 20:
+                raise MemoryError("no memory for arrays: raise the limit of the process (ulimit -v)") from None
+            continue
+        if hasattr(mmap, "MADV_HUGEPAGE"):  # fewer misses of the address tables; advice only
+            try:
+                found.madvise(mmap.MADV_HUGEPAGE)
+            except OSError:
+                pass
+        return found
 
 
 class Workspace:
@@ -37,20 +166,15 @@ class Workspace:
         self._held: dict[str, Array] = {}
 
     def take(self, name: str, elements: int, dtype: DTypeLike) -> Array:
-        """Return a flat array of at least zero elements, 64-byte aligned; its content is of earlier calls."""
+        """Return a flat array, 64-byte aligned; its content is of earlier calls."""
         size = elements * np.dtype(dtype).itemsize
         held = self._held.get(name)
-        if held is None or held.nbytes < size + 64:
-            self._held[name] = held = np.empty(max(size, 1) + 128, np.uint8)
-        start = -held.__array_interface__["data"][0] % 64
+        if held is None or held.nbytes < size + ALIGNMENT:
+            self._held[name] = held = np.empty(size + ALIGNMENT, np.uint8)
+        start = -held.__array_interface__["data"][0] % ALIGNMENT
         return held[start : start + size].view(dtype)
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
         return sum(a.nbytes for a in self._held.values())
-
-    def like(self, name: str, shape: Sequence[int], dtype: DTypeLike) -> Array:
-        """Return scratch of logical shape (N, C, *S), channels innermost."""
-        flat = self.take(name, prod(shape), dtype)
-        return _turned(flat.reshape(shape[0], *shape[2:], shape[1])) if len(shape) > 2 else flat.reshape(shape)

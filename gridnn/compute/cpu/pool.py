@@ -1,191 +1,92 @@
-"""Max and average pooling over windows, and sums and maxima over the whole space of a block (NumPy).
+"""Pooling of a block over windows and over all of space.
 
-Each works tap by tap on strided views (see `window`), so overlapping windows, dilation, one-sided and
-negative pads and empty blocks are one case.  x is (N, C, *S), y is (N, C, *O).
-
-    max       first element in window scan order wins a tie; padding never wins (it is -inf)
-    average   divides by R (`count_pad`) or by the real elements of the window; 0 if it has none
-    space     over all of S: partial results that the ranks cutting S combine
+x (N, C, *S), y (N, C, *O).  Global maxima are the reference's; the window index `saved` is what max pooling keeps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import prod
 
 import numpy as np
 
-from gridnn.compute.cpu.window import STRIP_BYTES, Array, Ints, Tap, out_extents, taps
+from gridnn.compute.cpu.engine import Engine
+from gridnn.compute.cpu.memory import Array, empty
+from gridnn.compute.cpu.native import pool as native
+from gridnn.compute.cpu.native.library import Library
+from gridnn.compute.cpu.reference import pool as reference
+from gridnn.compute.cpu.window import Window
 
 
-def max_forward(
-    x: Array, *, kernel: Ints, stride: Ints, dilation: Ints, pad_lo: Ints, pad_hi: Ints
-) -> tuple[Array, Array]:
-    """Maximum of each window, and which window element it was.
-
-    Parameters
-    ----------
-    x : (N, C, *S)
-    kernel, stride, dilation, pad_lo, pad_hi : one integer a spatial dim; negative pads crop.
-
-    Returns
-    -------
-    y : (N, C, *O), -inf for a window of padding only; a NaN in a window makes its maximum NaN.
-    saved : (N, C, *O) flat index in the window, in the smallest unsigned dtype that holds it.
-    """
-    outs = out_extents(x.shape[2:], kernel, stride=stride, dilation=dilation, pad_lo=pad_lo, pad_hi=pad_hi)
-    shape = (*x.shape[:2], *outs)
-    y = np.full(shape, -np.inf, x.dtype)
-    saved = np.zeros(shape, np.min_scalar_type(prod(kernel) - 1))
-    found = taps(x.shape[2:], outs, kernel, stride=stride, dilation=dilation, pad_lo=pad_lo)
-    # Backwards with >=, so that the first of equals wins and a real -inf wins over padding.
-    for part, tap in _near_cache(x, list(reversed(found))):
-        values, best = x[part, :, *tap.inputs], y[part, :, *tap.outputs]
-        np.copyto(saved[part, :, *tap.outputs], saved.dtype.type(tap.number), where=values >= best)
-        np.maximum(values, best, out=best)
+def max_forward(engine: Engine, x: Array, window: Window) -> tuple[Array, Array]:
+    """Return the maximum of each window and which of the window's elements it was."""
+    lib = _library(engine, x, window)
+    if lib is None:
+        y, saved = reference.max_forward(x, kernel=window.kernel, **window.keywords)
+        return engine.fitted(y), saved
+    shape = (*x.shape[:2], *window.outs(x.shape[2:]))
+    y, saved = engine.empty(shape, x.dtype), engine.empty(shape, np.uint8)
+    native.max_forward(lib, engine.fitted(x), y, saved, kernel=window.kernel, **window.keywords)
     return y, saved
 
 
-def max_backward(
-    dy: Array,
-    saved: Array,
-    x_shape: Ints,
-    *,
-    kernel: Ints,
-    stride: Ints,
-    dilation: Ints,
-    pad_lo: Ints,
-    pad_hi: Ints,
-) -> Array:
-    """Gradient of `max_forward` by x: (N, C, *S), each dy added to the element that won its window."""
-    _check(dy, x_shape, kernel, stride=stride, dilation=dilation, pad_lo=pad_lo, pad_hi=pad_hi)
-    dx = np.zeros(tuple(x_shape), dy.dtype)
-    found = taps(x_shape[2:], dy.shape[2:], kernel, stride=stride, dilation=dilation, pad_lo=pad_lo)
-    for part, tap in _near_cache(dx, found):
-        won = saved[part, :, *tap.outputs] == tap.number
-        dx[part, :, *tap.inputs] += dy[part, :, *tap.outputs] * won
+def max_backward(engine: Engine, dy: Array, saved: Array, window: Window, x_shape: tuple[int, ...]) -> Array:
+    """Return the gradient by x: each dy added to the element that won its window."""
+    dx, lib = engine.empty(x_shape, dy.dtype), _library(engine, dy, window)
+    if lib is None or not dx.size:
+        dx[...] = reference.max_backward(dy, saved, x_shape, kernel=window.kernel, **window.keywords)
+    else:
+        native.max_backward(lib, engine.fitted(dy), saved, dx, kernel=window.kernel, **window.keywords)
     return dx
 
 
-def average_forward(
-    x: Array,
-    *,
-    kernel: Ints,
-    stride: Ints,
-    dilation: Ints,
-    pad_lo: Ints,
-    pad_hi: Ints,
-    count_pad: bool,
-) -> Array:
-    """Mean of each window.
-
-    Parameters
-    ----------
-    x : (N, C, *S)
-    kernel, stride, dilation, pad_lo, pad_hi : one integer a spatial dim; negative pads crop.
-    count_pad : whether padding counts as zeros that were averaged; else only real elements count.
-
-    Returns
-    -------
-    (N, C, *O)
-    """
-    outs = out_extents(x.shape[2:], kernel, stride=stride, dilation=dilation, pad_lo=pad_lo, pad_hi=pad_hi)
-    y = np.zeros((*x.shape[:2], *outs), x.dtype)
-    found = taps(x.shape[2:], outs, kernel, stride=stride, dilation=dilation, pad_lo=pad_lo)
-    for part, tap in _near_cache(x, found):
-        y[part, :, *tap.outputs] += x[part, :, *tap.inputs]
-    y *= _shares(x, outs, kernel, stride=stride, dilation=dilation, pad_lo=pad_lo, count_pad=count_pad)
+def average_forward(engine: Engine, x: Array, window: Window, *, count_pad: bool) -> Array:
+    """Return the mean of each window, over the real elements or over all of it."""
+    lib = _library(engine, x, window)
+    y = engine.empty((*x.shape[:2], *window.outs(x.shape[2:])), x.dtype)
+    if lib is None or not y.size:
+        y[...] = reference.average_forward(x, kernel=window.kernel, **window.keywords, count_pad=count_pad)
+    else:
+        native.average_forward(
+            lib, engine.fitted(x), y, kernel=window.kernel, **window.keywords, count_pad=count_pad
+        )
     return y
 
 
 def average_backward(
-    dy: Array,
-    x_shape: Ints,
-    *,
-    kernel: Ints,
-    stride: Ints,
-    dilation: Ints,
-    pad_lo: Ints,
-    pad_hi: Ints,
-    count_pad: bool,
+    engine: Engine, dy: Array, window: Window, x_shape: tuple[int, ...], *, count_pad: bool
 ) -> Array:
-    """Gradient of `average_forward` by x: (N, C, *S)."""
-    _check(dy, x_shape, kernel, stride=stride, dilation=dilation, pad_lo=pad_lo, pad_hi=pad_hi)
-    dx = np.zeros(tuple(x_shape), dy.dtype)
-    outs = dy.shape[2:]
-    share = dy * _shares(
-        dx, outs, kernel, stride=stride, dilation=dilation, pad_lo=pad_lo, count_pad=count_pad
-    )
-    found = taps(x_shape[2:], outs, kernel, stride=stride, dilation=dilation, pad_lo=pad_lo)
-    for part, tap in _near_cache(dx, found):
-        dx[part, :, *tap.inputs] += share[part, :, *tap.outputs]
+    """Return the gradient by x."""
+    dx, lib = engine.empty(x_shape, dy.dtype), _library(engine, dy, window)
+    if lib is None or not dx.size:
+        dx[...] = reference.average_backward(
+            dy, x_shape, kernel=window.kernel, **window.keywords, count_pad=count_pad
+        )
+    else:
+        native.average_backward(
+            lib, engine.fitted(dy), dx, kernel=window.kernel, **window.keywords, count_pad=count_pad
+        )
     return dx
 
 
-def sum_space(x: Array) -> Array:
-    """Sum over all spatial dims: (N, C), made in float64, of the dtype of x."""
-    return np.asarray(x.sum(axis=tuple(range(2, x.ndim)), dtype=np.float64)).astype(x.dtype)
+def sum_space(engine: Engine, x: Array) -> Array:
+    """Return the sum over all spatial dims: (N, C)."""
+    lib = engine.library(x.dtype)
+    if lib is None or not x.size:
+        return reference.sum_space(x)
+    y = empty(x.shape[:2], x.dtype)
+    native.sum_space(lib, engine.fitted(x), y)
+    return y
 
 
-def spread_space(dy: Array, x_shape: Ints) -> Array:
-    """Adjoint of `sum_space`: dy (N, C) at every position of (N, C, *S)."""
-    dx = np.empty(tuple(x_shape), dy.dtype)
-    dx[...] = dy.reshape(*dy.shape, *[1] * (len(x_shape) - 2))
+def spread_space(engine: Engine, dy: Array, x_shape: tuple[int, ...]) -> Array:
+    """Return dy (N, C) copied to every element of space."""
+    dx, lib = engine.empty(x_shape, dy.dtype), engine.library(dy.dtype)
+    if lib is None or not dx.size:
+        dx[...] = reference.spread_space(dy, x_shape)
+    else:
+        native.spread_space(lib, engine.fitted(dy), dx)
     return dx
 
 
-def max_space(x: Array) -> tuple[Array, Array]:
-    """Maximum over all spatial dims (N, C), and the local flat spatial index (int64) of the first one.
-
-    An empty space gives -inf and index -1.
-    """
-    flat = x.reshape(*x.shape[:2], prod(x.shape[2:]))
-    if flat.shape[2] == 0:
-        return np.full(flat.shape[:2], -np.inf, x.dtype), np.full(flat.shape[:2], -1, np.int64)
-    local_index = flat.argmax(axis=2)
-    return np.take_along_axis(flat, local_index[..., None], axis=2)[..., 0], local_index
-
-
-def max_space_backward(dy: Array, local_index: Array, x_shape: Ints) -> Array:
-    """Gradient of `max_space` by x: dy (N, C) at the local index; -1 is a maximum that lies elsewhere."""
-    dx = np.zeros(tuple(x_shape), dy.dtype)
-    flat = dx.reshape(*dy.shape, prod(x_shape[2:]))
-    n, c = np.nonzero(local_index >= 0)
-    flat[n, c, local_index[n, c]] = dy[n, c]
-    return dx
-
-
-def _near_cache(x: Array, found: list[Tap]) -> Iterator[tuple[slice, Tap]]:
-    """All taps of some samples, then of the next: x is read once a tap, from the cache if it fits."""
-    step = max(STRIP_BYTES * x.shape[0] // max(x.nbytes, 1), 1)
-    for begin in range(0, x.shape[0], step):
-        for tap in found:
-            yield slice(begin, begin + step), tap
-
-
-def _shares(
-    like: Array,
-    outs: Ints,
-    kernel: Ints,
-    *,
-    stride: Ints,
-    dilation: Ints,
-    pad_lo: Ints,
-    count_pad: bool,
-) -> Array:
-    """What one element weighs in each output (*O): one over the number of elements counted."""
-    if count_pad:
-        return np.asarray(1 / prod(kernel), like.dtype)
-    counts = np.zeros(tuple(outs), np.int64)
-    for tap in taps(like.shape[2:], outs, kernel, stride=stride, dilation=dilation, pad_lo=pad_lo):
-        counts[tap.outputs] += 1
-    return (1 / np.maximum(counts, 1)).astype(like.dtype)
-
-
-def _check(
-    dy: Array, x_shape: Ints, kernel: Ints, *, stride: Ints, dilation: Ints, pad_lo: Ints, pad_hi: Ints
-) -> None:
-    """A gradient must have the shape that forward gives."""
-    outs = out_extents(x_shape[2:], kernel, stride=stride, dilation=dilation, pad_lo=pad_lo, pad_hi=pad_hi)
-    needed = (*x_shape[:2], *outs)
-    assert dy.shape == needed, f"dy {dy.shape} is not the output {needed} of x {tuple(x_shape)}"
+def _library(engine: Engine, x: Array, window: Window) -> Library | None:
+    return engine.library(x.dtype) if prod(window.kernel) <= 256 else None

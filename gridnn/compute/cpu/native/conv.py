@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gridnn.compute.cpu import window as windows
 from gridnn.compute.cpu.memory import Workspace
 from gridnn.compute.cpu.native.library import Library, block
 
@@ -38,7 +39,7 @@ PARTIAL = 1 << 16
 
 
 class Window(NamedTuple):
-    """A window over three space dims, missing ones of extent 1."""
+    """A window over three space dims, missing ones of extent 1; the far pads follow from the extents."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -46,11 +47,12 @@ class Window(NamedTuple):
     pad_lo: tuple[int, ...]
 
 
-def window(kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], pad_lo: Sequence[int]) -> Window:
+@lru_cache(maxsize=4096)
+def window(of: windows.Window) -> Window:
     """Return a window of one to three space dims with three."""
-    missing = 3 - len(kernel)
+    missing = 3 - len(of.kernel)
     ones = (1,) * missing
-    return Window((*ones, *kernel), (*ones, *stride), (*ones, *dilation), (*(0,) * missing, *pad_lo))
+    return Window((*ones, *of.kernel), (*ones, *of.stride), (*ones, *of.dilation), (*(0,) * missing, *of.pad_lo))
 
 
 class _Dim(ctypes.Structure):
@@ -73,7 +75,7 @@ def forward(
 
     All are channels-last in memory; x and y with any outer strides.
     """
-    if _merges(x.shape[1], win, groups):
+    if merges(x.shape[1], win, groups):
         x, w, win = _merged(work, x, w, y.shape[2:], win)
     walks = _forward_walks(_space(y.shape), win)
     _run(lib, work, walks, x, w, y, win, groups, False, bias, relu)
@@ -83,7 +85,7 @@ def backward_data(
     lib: Library, work: Workspace, dy: Array, w: Array, dx: Array, win: Window, *, groups: int = 1
 ) -> None:
     """Write the gradient of `forward` by x to dx; elements that no window touched get zero."""
-    if not _merges(dx.shape[1], win, groups):
+    if not merges(dx.shape[1], win, groups):
         _run(lib, work, _backward_walks(_space(dx.shape), win), dy, w, dx, win, groups, True)
         return
     frame, inner, outer = _frame(work, dx, dy.shape[2:], win)
@@ -100,7 +102,7 @@ def backward_weights(
     lib: Library, work: Workspace, x: Array, dy: Array, dw: Array, win: Window, *, groups: int = 1, add: bool = False
 ) -> None:  # fmt: skip
     """Write the gradient of `forward` by w to dw (memory K, R, C), or add it."""
-    if _merges(x.shape[1], win, groups):
+    if merges(x.shape[1], win, groups):
         x, dw, win = _merged(work, x, dw, dy.shape[2:], win)
     kernel, k, c = lib.kernel("conv_weights", x.dtype), dw.shape[0] // groups, dw.shape[1]
     taps, row = prod(win.kernel), prod(dw.shape[1:])
@@ -137,7 +139,8 @@ def _run(
                  ctypes.c_int(add), ctypes.c_int(add))  # fmt: skip
 
 
-def _merges(channels: int, win: Window, groups: int) -> bool:
+def merges(channels: int, win: Window, groups: int) -> bool:
+    """Whether a window row of so few channels is read as one run: x may then have any memory order."""
     return groups == 1 and channels <= MERGED and win.kernel[2] > 1 and win.dilation[2] == 1
 
 

@@ -86,8 +86,11 @@ def load(folder: Path | None = None) -> Library | None:
 def fits(*arrays: Array) -> bool:
     """Whether the arrays are what kernels take: one dtype, float32 or float64, channels at unit stride."""
     dtype = arrays[0].dtype
-    return dtype.char in "fd" and all(
-        a.dtype == dtype and 2 <= a.ndim <= 5 and (a.shape[1] < 2 or a.strides[1] == dtype.itemsize)
+    return dtype.char in "fd" and dtype.isnative and all(
+        a.dtype == dtype
+        and 2 <= a.ndim <= 5
+        and (a.shape[1] < 2 or a.strides[1] == dtype.itemsize)
+        and a.flags.aligned
         for a in arrays
     )
 

@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 from scipy import special
 
-from gridnn.compute.cpu.window import Array
+from gridnn.compute.cpu.reference.window import Array
 
 
 @dataclass(frozen=True)

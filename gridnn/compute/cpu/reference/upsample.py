@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gridnn.compute.cpu.window import Array, Ints
+from gridnn.compute.cpu.reference.window import Array, Ints
 
 
 def nearest_forward(x: Array, *, factor: Ints, out_start: Ints, in_start: Ints, out_extent: Ints) -> Array:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gridnn.compute.cpu.window import Array
+from gridnn.compute.cpu.reference.window import Array
 
 NOT_HERE = int(np.iinfo(np.int64).max)
 """`best_class` of a position whose best class lies in another block: the least over ranks ignores it."""

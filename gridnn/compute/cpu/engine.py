@@ -1,0 +1,84 @@
+"""The engine of a rank: which kernels compute, where arrays come from, and what was reordered.
+
+    provider    needs                         computes
+    native      a C compiler at installation  everything that is often: float32 and float64, AVX-512, AVX2 or generic
+    onednn      any libdnnl.so.3              convolution and linear layers in float32, where it was measured faster
+    numpy       nothing                       everything: the reference, and what the others cannot
+
+The modules beside this file are the interface, one a subject: plain functions whose first argument is an engine.
+Arrays are (N, C, *S) with channels innermost (see memory); one that is not is copied first, and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from gridnn.compute.cpu.memory import Array, Memory, Workspace
+from gridnn.compute.cpu.native import pointwise
+from gridnn.compute.cpu.native.library import Library, fits, load
+
+
+class Engine:
+    """Providers, memory and scratch of one rank.
+
+    Parameters
+    ----------
+    native
+        Compiled kernels, or None: then NumPy computes.
+    memory
+        Where outputs come from.
+
+    Attributes
+    ----------
+    reorders : int
+        Arrays copied so far because their memory was not channels-last.
+    """
+
+    def __init__(self, native: Library | None, memory: Memory | None = None) -> None:
+        self.native, self.memory, self.work = native, memory or Memory(), Workspace()
+        self.reorders = 0
+
+    @classmethod
+    def detect(cls, memory: Memory | None = None, folder: Path | None = None) -> Engine:
+        """Return the best engine of this machine."""
+        return cls(load(folder), memory)
+
+    def library(self, dtype: np.dtype[Any]) -> Library | None:
+        """Return the compiled kernels if they compute in `dtype`."""
+        return self.native if dtype.char in "fd" and dtype.isnative else None
+
+    def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+        """Return an array of logical shape (N, C, *S) from the engine's memory."""
+        return self.memory.empty(shape, dtype)
+
+    def fitted(self, x: Array) -> Array:
+        """Return x, or a copy of it with channels innermost."""
+        if fits(x):
+            return x
+        copy = self.empty(x.shape, x.dtype)
+        self.copy(x, copy)
+        return copy
+
+    def copy(self, x: Array, y: Array) -> None:
+        """Copy between arrays of one shape and different memory orders."""
+        self.reorders += 1
+        lib = self.library(x.dtype)
+        if lib is not None and x.dtype == y.dtype and x.flags.aligned and y.flags.aligned and x.ndim <= 5:
+            pointwise.copy(lib, x, y)
+        else:
+            y[...] = x
+
+    def set_threads(self, threads: int) -> None:
+        """Use that many threads in this process from now on."""
+        if self.native is not None:
+            self.native.set_threads(threads)
+
+    @property
+    def name(self) -> str:
+        """The providers, in words."""
+        return f"native ({self.native.level})" if self.native is not None else "numpy"
