@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gridnn.comm.world import Array
-from gridnn.compute.cpu.reference import softmax
+from gridnn.compute.cpu import softmax
 from gridnn.layers.base import Layer
 from gridnn.network import spec as s
 
@@ -56,8 +56,8 @@ class CrossEntropy(Loss):
         spec = self.placed.node.spec
         assert isinstance(spec, s.SoftmaxCrossEntropy)
         axes, k = self.placed.placement.statistics, self.needs[0][1]
-        top = self.sum_over(axes, softmax.block_max(x), "forward", "max")
-        sums = self.sum_over(axes, softmax.block_sums(x, top, target, k.start), "forward")
+        top = self.sum_over(axes, softmax.block_max(self.engine, x), "forward", "max")
+        sums = self.sum_over(axes, softmax.block_sums(self.engine, x, top, target, k.start), "forward")
         weight = self._positions(target, valid)
         classes = self.placed.placement.needs[0].shape[1]
         self._kept = (x, top, sums[0], target, k.start, classes, spec.smoothing)
@@ -72,7 +72,7 @@ class CrossEntropy(Loss):
 
     def gradient(self, scale: float) -> Array:
         """Return softmax minus target."""
-        dx = softmax.gradient(*self._kept, self._weight * scale)
+        dx = softmax.gradient(self.engine, *self._kept, self._weight * scale)
         del self._kept
         return dx
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gridnn.compute.cpu.reference import update
+from gridnn.compute.cpu import update
+from gridnn.compute.cpu.engine import Engine
 from gridnn.train.sections import TrainSection
 
 Array = NDArray[Any]
@@ -54,6 +55,8 @@ class Optimizer:
     ----------
     config : TrainSection
         Rule and coefficients; the learning rate comes with every step.
+    engine : Engine, optional
+        What computes the updates; NumPy without one.
 
     Attributes
     ----------
@@ -63,8 +66,9 @@ class Optimizer:
         Updates made so far.
     """
 
-    def __init__(self, config: TrainSection) -> None:
+    def __init__(self, config: TrainSection, engine: Engine | None = None) -> None:
         self._config = config
+        self._rules = update.rules(engine, config.dtype)
         self.needs_norms = config.optimizer == "lars"
         self.updates = 0
         self._state: dict[str, dict[str, Array]] = {}
@@ -106,7 +110,7 @@ class Optimizer:
         decay = c.weight_decay if piece.decay else 0.0
         match c.optimizer:
             case "sgd":
-                update.sgd(
+                self._rules.sgd(
                     w,
                     g,
                     state.get("velocity"),
@@ -117,7 +121,7 @@ class Optimizer:
                     grad_scale=grad_scale,
                 )
             case "adam" | "adamw":
-                rule = update.adam if c.optimizer == "adam" else update.adamw
+                rule = self._rules.adam if c.optimizer == "adam" else self._rules.adamw
                 rule(
                     w,
                     g,
@@ -132,7 +136,7 @@ class Optimizer:
                     grad_scale=grad_scale,
                 )
             case "lars":
-                update.lars(
+                self._rules.lars(
                     w,
                     g,
                     state["velocity"],

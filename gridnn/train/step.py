@@ -55,7 +55,7 @@ class Trainer:
     ) -> None:
         self.world, self.model, self.job, self.config = world, model, job, config
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
-        self.optimizer = Optimizer(config)
+        self.optimizer = Optimizer(config, model.engine)
         names = [
             f"{layer.node.name}.{p.name}" for layer in job.placed.layers for p in layer.placement.parameters
         ]
