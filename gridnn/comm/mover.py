@@ -1,7 +1,12 @@
 """Movers: the exchanges of geometry carried out over MPI.
 
 `start` packs, posts and returns at once; `Pending.wait` completes and unpacks.  A mover and its transpose are
-the same code on an exchange and its transpose.  All ranks start all exchanges in the same order, so
+the same code on an exchange and its transpose.  A halo needs no second array: going out, the rank's own block lies in the
+middle of a margin buffer already and only margins are filled; coming back, it is added to where it lies.
+
+    forward    | margin |     own block     | margin |      margins are received
+    backward   | given  |  own, added to    | given  |      margins are sent, their sums land in the block
+  All ranks start all exchanges in the same order, so
 messages between two ranks match in the order they were posted.
 
 Memory order: boxes are packed channels innermost, one message a peer; collectives over one contiguous buffer.
@@ -16,7 +21,7 @@ from numpy.typing import DTypeLike
 from gridnn.comm.world import Array, World
 from gridnn.compute.cpu.memory import innermost, shaped
 from gridnn.geometry.exchange import Exchange, Piece
-from gridnn.geometry.interval import Box, extents_of, local_slices, volume
+from gridnn.geometry.interval import Box, extents_of, local_slices, overlap, volume
 from gridnn.geometry.traffic import Key
 
 
@@ -32,6 +37,8 @@ class Route:
         self.receives: list[Piece] = exchange.receives(rank)
         self.adds = not exchange.source.at_rest
         self.same = self.source == self.target
+        self.within = bool(self.group) and overlap(self.source, self.target) == self.target
+        self.around = bool(self.group) and overlap(self.source, self.target) == self.source and volume(self.source) > 0
         if self.kind in ("allgather", "reduce_scatter"):  # every member has a place, if an empty one
             self.sources = [exchange.source.box(r) for r in self.group]
             self.targets = [exchange.target.box(r) for r in self.group]
@@ -46,8 +53,8 @@ class Pending:
         What the rank gave, in the source layout; an overlapping computation may read it before `wait`.
     """
 
-    def __init__(self, world: World, path: Route, own: Array, dtype: DTypeLike) -> None:
-        self.world, self.path, self.own, self.dtype = world, path, own, dtype
+    def __init__(self, world: World, path: Route, own: Array, dtype: DTypeLike, margin: Array | None) -> None:
+        self.world, self.path, self.own, self.dtype, self.margin = world, path, own, dtype, margin
         self.requests: list[MPI.Request] = []
         self.arrived: list[tuple[Box, Array]] = []
         self.kept: list[Array] = []
@@ -92,6 +99,15 @@ class Pending:
             parts = sorted([*parts, *mine], key=lambda part: part[0])
         if len(parts) == 1 and parts[0][0] == path.target:
             return parts[0][1]
+        if self.margin is not None:
+            for box, array in self.arrived:
+                self.margin[local_slices(box, path.target)] = array
+            return self.margin
+        if path.kind == "halo" and path.adds and path.within:
+            own = self.own[local_slices(path.target, path.source)]
+            for box, array in sorted(self.arrived, key=lambda part: part[0]):
+                own[local_slices(box, path.target)] += array
+            return own
         out = self.world.memory.zeros(shape, self.dtype)
         for box, array in parts:
             where = local_slices(box, path.target)
@@ -102,20 +118,25 @@ class Pending:
         return out
 
 
-def start(world: World, path: Route, array: Array, key: Key, dtype: DTypeLike) -> Pending:
+def start(
+    world: World, path: Route, array: Array, key: Key, dtype: DTypeLike, margin: Array | None = None
+) -> Pending:
     """Start to take `array` (the rank's source box) to the target layout.
 
     Parameters
     ----------
     array
         Of the shape of the rank's source box, empty on ranks outside the source's scheme.
+        The transpose of a halo adds to it: it must be the caller's to give.
     key
         What the traffic is counted under.
+    margin
+        An array of the rank's target box in which `array` lies at its place already.
     """
     assert array.shape == extents_of(path.source), (
         f"{key}: array {array.shape}, box {extents_of(path.source)}"
     )
-    pending = Pending(world, path, array, dtype)
+    pending = Pending(world, path, array, dtype, margin)
     if path.group:
         with world.clock.phase(path.kind):
             {"allgather": _gather, "reduce_scatter": _scatter}.get(path.kind, _point_to_point)(

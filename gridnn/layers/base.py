@@ -21,7 +21,7 @@ from gridnn.comm.mover import Pending, Route, start
 from gridnn.comm.world import Array, World
 from gridnn.compute.cpu.engine import Engine
 from gridnn.geometry.exchange import Exchange
-from gridnn.geometry.interval import Box
+from gridnn.geometry.interval import Box, extents_of
 from gridnn.geometry.traffic import Key
 from gridnn.network import placement
 from gridnn.network.placed import PlacedLayer
@@ -58,6 +58,7 @@ class Layer:
         self.name, self.scheme = placed.node.name, placed.scheme
         self.needs: list[Box] = [need.box(world.rank) for need in placed.placement.needs]
         self.out: Box = placed.placement.out.box(world.rank)
+        self.into: Array | None = None  # where the next output goes: the middle of a margin buffer (set by the model)
         self._groups: dict[tuple[str, ...], tuple[int, ...]] = {}
         self.raw: Box = placed.placement.raw.box(world.rank)
 
@@ -79,6 +80,11 @@ class Layer:
     @cached_property
     def _spreading(self) -> Route:
         return Route(self.placed.settle.transpose(), self.world.rank)
+
+    def output(self) -> Array:
+        """Return the array for the output at rest: where the next layer wants it, or a new one."""
+        into, self.into = self.into, None
+        return self.engine.empty(extents_of(self.out), self.dtype) if into is None else into
 
     @cached_property
     def settled(self) -> bool:

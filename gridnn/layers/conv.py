@@ -66,7 +66,7 @@ class Convolution(Weighted):
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the convolution of the block; the interior is computed while the halo arrives."""
         (pending,) = inputs
-        y = self.engine.empty(extents_of(self.raw), self.dtype)
+        y = self.output() if self.settled else self.engine.empty(extents_of(self.raw), self.dtype)
         todo: list[Box] = [self.raw]
         if self.overlap_halo and pending.partial:
             held = pending.path.source

@@ -1,4 +1,4 @@
-"""Fusion: a ReLU that only undoes a trip through memory becomes the last touch of the layer before it.
+"""Trips through memory that are saved: a ReLU in the layer before it, a halo around the output it belongs to.
 
     conv, linear, batch norm, add  ->  ReLU     on one scheme, the ReLU the only consumer
 
@@ -6,18 +6,24 @@
     backward   the ReLU passes dY on; the producer reads it masked by Y > 0
 
 Every number stays what it was: the same operations on the same elements, without a second pass.
+
+An output that a halo is put around is written into the middle of a buffer with room for it (`margins`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gridnn.comm.mover import Route
 from gridnn.layers.base import Layer
+from gridnn.layers.conv import Convolution
 from gridnn.layers.norm import BatchNormalisation
-from gridnn.layers.pointwise import ActivationLayer, Addition
+from gridnn.layers.pointwise import ActivationLayer, Addition, Concatenation
+from gridnn.layers.pool import Pooling
 from gridnn.layers.weighted import Weighted
 from gridnn.network.placed import PlacedNetwork
 
+WRITERS = (Convolution, BatchNormalisation, Addition, Pooling, ActivationLayer, Concatenation)
 HOSTS = (Weighted, BatchNormalisation, Addition)
 
 
@@ -33,3 +39,18 @@ def fuse(placed: PlacedNetwork, layers: Sequence[Layer]) -> None:
         moved = edge.exchange is None or edge.exchange.kind != "none"
         if isinstance(host, HOSTS) and alone and not moved and host.scheme == layer.scheme:
             host.rectified = layer.absorbed = True
+
+
+def margins(placed: PlacedNetwork, layers: Sequence[Layer], paths: Sequence[Route | None]) -> dict[str, int]:
+    """Return for each layer that can write into a margin buffer the halo edge whose buffer it is."""
+    by_name, found = {layer.name: layer for layer in layers}, dict[str, int]()
+    for i, (edge, path) in enumerate(zip(placed.edges, paths, strict=True)):
+        if path is None or path.kind != "halo" or not path.around:
+            continue
+        writer = by_name[edge.producer]
+        if isinstance(writer, ActivationLayer) and writer.absorbed:  # it passes on what its host wrote
+            writer = by_name[writer.placed.node.inputs[0]]
+        settled = not isinstance(writer, Convolution) or writer.settled
+        if isinstance(writer, WRITERS) and settled:
+            found.setdefault(writer.name, i)
+    return found

@@ -21,7 +21,7 @@ from gridnn.geometry.traffic import Key
 from gridnn.layers.arena import Arena
 from gridnn.layers.base import Layer
 from gridnn.layers.conv import Convolution
-from gridnn.layers.fuse import fuse
+from gridnn.layers.fuse import fuse, margins
 from gridnn.layers.kinds import make_layer
 from gridnn.layers.loss import Loss, Verdict
 from gridnn.layers.pointwise import DropoutLayer
@@ -64,6 +64,7 @@ class Model:
             if isinstance(layer, Convolution):
                 layer.overlap_halo = overlap
         fuse(placed, self.layers)
+        self._margins = margins(placed, self.layers, self.paths)
         loss = self.layers[-1]
         assert isinstance(loss, Loss)
         self.loss = loss
@@ -109,7 +110,7 @@ class Model:
         coming: dict[int, Pending] = {
             i: self._read(e, x) for i, e in enumerate(self.placed.edges) if e.producer == INPUT
         }
-        left = list(self.uses)
+        left, margin = list(self.uses), dict[int, tuple[Array, Array]]()
         verdict = Verdict(0.0, 0.0, 0.0)
         self.output: Array | None = None
         for layer in self.layers:
@@ -121,12 +122,16 @@ class Model:
                 if self._works_on(layer):
                     verdict = self.loss.judge(self.output, target, valid, score)
             elif self._works_on(layer):
+                if (e := self._margins.get(layer.name)) is not None:
+                    layer.into = self._margin(e, margin)
                 y = layer.forward(inputs, train)
+                layer.into = None
             for i, edge in enumerate(self.placed.edges):
                 path = self.paths[i]
                 if edge.producer == layer.name and path is not None and edge.exchange is not None:
                     key = Key(edge.owner, "forward", edge.exchange.kind, " ".join(edge.exchange.axes))
-                    coming[i] = start(self.world, path, y, key, self.dtype)
+                    room, middle = margin.pop(i, (None, None))
+                    coming[i] = start(self.world, path, y, key, self.dtype, room if y is middle else None)
             for e in layer.placed.edges:
                 left[e] -= 1
                 if left[e] == 0:
@@ -170,6 +175,14 @@ class Model:
                 layer.weigh()
                 if last:
                     self.arena.finished(layer.name)
+
+    def _margin(self, edge: int, margin: dict[int, tuple[Array, Array]]) -> Array:
+        """Make the margin buffer of a halo edge; return its middle, for the producer to write."""
+        path = self.paths[edge]
+        assert path is not None
+        room = self.engine.empty(extents_of(path.target), self.dtype)
+        margin[edge] = (room, room[local_slices(path.source, path.target)])
+        return margin[edge][1]
 
     def _collect(self, layer: Layer, coming: dict[int, Pending]) -> Array:
         """Return the gradient of a layer's output: the sum of what its edges give back."""

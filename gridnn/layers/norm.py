@@ -45,7 +45,7 @@ class BatchNormalisation(Layer):
             self.variance = self.variance + spec.momentum * (unbiased - self.variance)
         statistics = (mean, 1 / np.sqrt(variance + spec.eps))
         gamma, beta = self.parameters["gamma"].value, self.parameters["beta"].value
-        y = norm.apply(self.engine, x, statistics, gamma, beta, relu=self.rectified)
+        y = norm.apply(self.engine, x, statistics, gamma, beta, relu=self.rectified, out=self.output())
         self._kept = (x, statistics, y if self.rectified else None)
         return y
 

@@ -27,7 +27,7 @@ class ActivationLayer(Layer):
         x = inputs[0].wait()
         if self.absorbed:
             return x
-        y = pointwise.activate(self.engine, self._function, x)
+        y = pointwise.activate(self.engine, self._function, x, out=self.output())
         self._kept = x if pointwise.KEEPS[self._function] == "x" else y
         return y
 
@@ -80,7 +80,7 @@ class Addition(Layer):
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the sum, in the order of the inputs."""
-        y = pointwise.add(self.engine, [pending.wait() for pending in inputs], relu=self.rectified)
+        y = pointwise.add(self.engine, [pending.wait() for pending in inputs], relu=self.rectified, out=self.output())
         self._y = y if self.rectified else None
         return y
 
@@ -97,7 +97,7 @@ class Concatenation(Layer):
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the block."""
-        parts, y = [pending.wait() for pending in inputs], self.engine.empty(extents_of(self.out), self.dtype)
+        parts, y = [pending.wait() for pending in inputs], self.output()
         return np.concatenate(parts, axis=1, out=y)
 
     def backward(self, dy: Array) -> list[Array]:

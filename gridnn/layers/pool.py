@@ -30,9 +30,9 @@ class Pooling(Layer):
         x, spec = inputs[0].wait(), self._spec
         self._shape = x.shape
         if spec.how == "max":
-            y, self._best = pool.max_forward(self.engine, x, self._window)
+            y, self._best = pool.max_forward(self.engine, x, self._window, self.output())
             return y
-        return pool.average_forward(self.engine, x, self._window, count_pad=spec.count_pad)
+        return pool.average_forward(self.engine, x, self._window, count_pad=spec.count_pad, out=self.output())
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX in the layout of the need."""

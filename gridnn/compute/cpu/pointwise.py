@@ -17,9 +17,9 @@ KEEPS = activation.FORWARD_KEEPS
 """What backward of each nonlinearity reads: its input "x" or its output "y"."""
 
 
-def activate(engine: Engine, name: str, x: Array) -> Array:
+def activate(engine: Engine, name: str, x: Array, *, out: Array | None = None) -> Array:
     """Return the nonlinearity `name` of x."""
-    y = engine.empty(x.shape, x.dtype)
+    y = engine.empty(x.shape, x.dtype) if out is None else out
     if name == "relu" and (lib := _compiled(engine, x)):
         native.relu(lib, engine.fitted(x), y)
     else:

@@ -17,14 +17,14 @@ from gridnn.compute.cpu.reference import pool as reference
 from gridnn.compute.cpu.window import Window
 
 
-def max_forward(engine: Engine, x: Array, window: Window) -> tuple[Array, Array]:
+def max_forward(engine: Engine, x: Array, window: Window, out: Array | None = None) -> tuple[Array, Array]:
     """Return the maximum of each window and which of the window's elements it was."""
-    lib = _library(engine, x, window)
+    lib, shape = _library(engine, x, window), (*x.shape[:2], *window.outs(x.shape[2:]))
+    y = engine.empty(shape, x.dtype) if out is None else out
     if lib is None:
-        y, saved = reference.max_forward(x, kernel=window.kernel, **window.keywords)
-        return engine.fitted(y), saved
-    shape = (*x.shape[:2], *window.outs(x.shape[2:]))
-    y, saved = engine.empty(shape, x.dtype), engine.empty(shape, np.uint8)
+        y[...], saved = reference.max_forward(x, kernel=window.kernel, **window.keywords)
+        return y, saved
+    saved = engine.empty(shape, np.uint8)
     native.max_forward(lib, engine.fitted(x), y, saved, kernel=window.kernel, **window.keywords)
     return y, saved
 
@@ -39,10 +39,12 @@ def max_backward(engine: Engine, dy: Array, saved: Array, window: Window, x_shap
     return dx
 
 
-def average_forward(engine: Engine, x: Array, window: Window, *, count_pad: bool) -> Array:
+def average_forward(
+    engine: Engine, x: Array, window: Window, *, count_pad: bool, out: Array | None = None
+) -> Array:
     """Return the mean of each window, over the real elements or over all of it."""
     lib = _library(engine, x, window)
-    y = engine.empty((*x.shape[:2], *window.outs(x.shape[2:])), x.dtype)
+    y = engine.empty((*x.shape[:2], *window.outs(x.shape[2:])), x.dtype) if out is None else out
     if lib is None or not y.size:
         y[...] = reference.average_forward(x, kernel=window.kernel, **window.keywords, count_pad=count_pad)
     else:
