@@ -1,8 +1,8 @@
 """Movers: the exchanges of geometry carried out over MPI.
 
 `start` packs, posts and returns at once; `Pending.wait` completes and unpacks.  A mover and its transpose are
-the same code on an exchange and its transpose.  A halo needs no second array: going out, the rank's own block lies in the
-middle of a margin buffer already and only margins are filled; coming back, it is added to where it lies.
+the same code on an exchange and its transpose.  A halo needs no second array: going out, the rank's own block lies
+in the middle of a margin buffer already and only margins are filled; coming back, it is added to where it lies.
 
     forward    | margin |     own block     | margin |      margins are received
     backward   | given  |  own, added to    | given  |      margins are sent, their sums land in the block
@@ -38,7 +38,9 @@ class Route:
         self.adds = not exchange.source.at_rest
         self.same = self.source == self.target
         self.within = bool(self.group) and overlap(self.source, self.target) == self.target
-        self.around = bool(self.group) and overlap(self.source, self.target) == self.source and volume(self.source) > 0
+        self.around = (
+            bool(self.group) and overlap(self.source, self.target) == self.source and volume(self.source) > 0
+        )
         if self.kind in ("allgather", "reduce_scatter"):  # every member has a place, if an empty one
             self.sources = [exchange.source.box(r) for r in self.group]
             self.targets = [exchange.target.box(r) for r in self.group]

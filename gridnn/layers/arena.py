@@ -83,7 +83,9 @@ class Arena:
         for live in self._live:
             for entry in live.plan.entries:
                 parameter = self.parameters[entry.layer][entry.parameter.name]
-                parameter.fresh = entry.parameter.name == "weight"  # large: replaced, not cleared and added to
+                parameter.fresh = (
+                    entry.parameter.name == "weight"
+                )  # large: replaced, not cleared and added to
                 if not parameter.fresh:
                     parameter.grad[...] = 0
             live.waiting = len({e.layer for e in live.plan.entries})

@@ -51,14 +51,21 @@ class Layer:
     rectified = False  # True where the ReLU that follows is part of this layer (see fuse)
 
     def __init__(
-        self, world: World, placed: PlacedLayer, dtype: DTypeLike, parameters: dict[str, Parameter], engine: Engine
+        self,
+        world: World,
+        placed: PlacedLayer,
+        dtype: DTypeLike,
+        parameters: dict[str, Parameter],
+        engine: Engine,
     ) -> None:
         self.world, self.placed, self.dtype, self.parameters = world, placed, np.dtype(dtype), parameters
         self.engine = engine
         self.name, self.scheme = placed.node.name, placed.scheme
         self.needs: list[Box] = [need.box(world.rank) for need in placed.placement.needs]
         self.out: Box = placed.placement.out.box(world.rank)
-        self.into: Array | None = None  # where the next output goes: the middle of a margin buffer (set by the model)
+        self.into: Array | None = (
+            None  # where the next output goes: the middle of a margin buffer (set by the model)
+        )
         self._groups: dict[tuple[str, ...], tuple[int, ...]] = {}
         self.raw: Box = placed.placement.raw.box(world.rank)
 

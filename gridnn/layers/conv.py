@@ -87,7 +87,9 @@ class Convolution(Weighted):
         _, parts = self._setup
         weight, shape = self.parameters["weight"].value, self._x.shape
         if len(parts) == 1 and parts[0].c == slice(0, shape[1]):
-            return [conv.backward_data(self.engine, self._dy, weight, self._window, shape, groups=parts[0].groups)]
+            return [
+                conv.backward_data(self.engine, self._dy, weight, self._window, shape, groups=parts[0].groups)
+            ]
         dx = self.engine.memory.zeros(shape, self.dtype)
         for k, c, groups in parts:  # parts of one group share input channels
             part = (shape[0], c.stop - c.start, *shape[2:])
@@ -109,7 +111,7 @@ class Convolution(Weighted):
     def _on(self, x: Array, origin: Box, out: Box, y: Array) -> None:
         """Compute the outputs `out` into y, which holds the raw output, from `x`, which holds the box `origin`."""
         spec, parts = self._setup
-        weight, (bias, relu) = self.parameters["weight"].value, self.epilogue.values()
+        weight, last = self.parameters["weight"].value, self.epilogue
         spaces = zip(spec.windows, out[2:], self._extents, strict=True)
         needs = [w.needs(o, e).interval for w, o, e in spaces]
         if tuple(needs) != tuple(origin[2:]):
@@ -118,8 +120,9 @@ class Convolution(Weighted):
             y = y[local_slices(out, self.raw)]
         window = self._window if out == self.raw else self._local(out)
         for k, c, groups in parts:
-            some = None if bias is None else bias[k]
-            conv.forward(self.engine, x[:, c], weight[k], window, groups=groups, bias=some, relu=relu, out=y[:, k])
+            bias = None if last["bias"] is None else last["bias"][k]
+            conv.forward(self.engine, x[:, c], weight[k], window, groups=groups, bias=bias, relu=last["relu"],
+                         out=y[:, k])  # fmt: skip
 
     @property
     def _extents(self) -> tuple[int, ...]:

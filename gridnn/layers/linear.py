@@ -21,7 +21,9 @@ class FullyConnected(Weighted):
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the block of Y at rest."""
         self._x = inputs[0].wait()
-        return self.finish(linear.forward(self.engine, self._x, self.parameters["weight"].value, **self.epilogue))
+        return self.finish(
+            linear.forward(self.engine, self._x, self.parameters["weight"].value, **self.epilogue)
+        )
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX, owed over k."""

@@ -77,7 +77,9 @@ class LayerNormalisation(Layer):
         assert isinstance(spec, s.LayerNorm)
         first, second = self._sum(reference.sample_moments(x), "forward") / self._count
         self._kept = (x, first, 1 / np.sqrt(np.maximum(second - first * first, 0) + spec.eps))
-        return reference.sample_apply(*self._kept, self.parameters["gamma"].value, self.parameters["beta"].value)
+        return reference.sample_apply(
+            *self._kept, self.parameters["gamma"].value, self.parameters["beta"].value
+        )
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX."""

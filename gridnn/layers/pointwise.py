@@ -66,7 +66,9 @@ class DropoutLayer(Layer):
         seed, step = self.at
         shape = self.placed.placement.out.shape
         self._mask = dropout_mask(seed, f"dropout:{self.name}", shape, self.out, step, spec.rate, self.dtype)
-        return np.multiply(x, self._mask, out=self.engine.empty(x.shape, self.dtype))
+        y = self.engine.empty(x.shape, self.dtype)
+        np.multiply(x, self._mask, out=y)
+        return y
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dy times the mask."""
@@ -80,7 +82,9 @@ class Addition(Layer):
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the sum, in the order of the inputs."""
-        y = pointwise.add(self.engine, [pending.wait() for pending in inputs], relu=self.rectified, out=self.output())
+        y = pointwise.add(
+            self.engine, [pending.wait() for pending in inputs], relu=self.rectified, out=self.output()
+        )
         self._y = y if self.rectified else None
         return y
 

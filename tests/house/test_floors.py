@@ -32,7 +32,7 @@ SPEAKS = {*PORCH, "comm/agree.py", "train/launch.py"}
 READS_ENVIRONMENT = {*PORCH, "train/launch.py", "comm/world.py"}
 SPEAK_UP_LINES, SPLIT_LINES = 400, 600
 # Places that exist only where gridnn was written; in two parts, so that this file does not name them.
-PRIVATE = re.compile(r"\.\./" + r"shared\b|(?<![\w.])/" + r"work/|\." + r"library\b")
+PRIVATE = re.compile(r"\.\./" + r"shared\b|(?<![\w.])/" + r"work/|\." + r"library/")
 TEXT = {".py", ".md", ".toml", ".sh", ".cu", ".cuh", ".yaml", ".yml", ""}
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -1,16 +1,21 @@
 """Convolution of a block: forward and both gradients, by the provider that suits the shape.
 
-x (N, C, *S), w (K, C / groups, *R), y (N, K, *O); channels innermost in memory, weights K, R, C.  Transposed convolution
-is `backward_data` read forwards.
+x (N, C, *S), w (K, C / groups, *R), y (N, K, *O); channels innermost in memory, weights K, R, C.  Transposed
+convolution is `backward_data` read forwards.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
+from gridnn.compute.cpu.choice import Candidate
 from gridnn.compute.cpu.engine import Engine
 from gridnn.compute.cpu.memory import Array
 from gridnn.compute.cpu.native import conv as native
+from gridnn.compute.cpu.native import winograd
+from gridnn.compute.cpu.onednn import conv as onednn
 from gridnn.compute.cpu.reference import conv as reference
 from gridnn.compute.cpu.window import Window
 
@@ -37,8 +42,20 @@ def forward(
         if relu:
             np.maximum(y, 0, out=y)
         return y
-    native.forward(lib, engine.work, _ready(engine, x, window, groups), engine.fitted(w), y, native.window(window),
-                   groups=groups, bias=bias, relu=relu)  # fmt: skip
+    x, w, win = _ready(engine, x, window, groups), engine.fitted(w), native.window(window)
+    found: dict[str, Candidate] = {
+        "direct": partial(native.forward, lib, engine.work, x, w, y, win, groups=groups, bias=bias, relu=relu)
+    }
+    if _tiled(window, groups):
+        found["winograd"] = partial(
+            winograd.forward, lib, engine.work, x, w, y, pad_lo=window.pad_lo, bias=bias, relu=relu
+        )
+    if (other := engine.onednn) is not None and x.dtype.char == "f":
+        found["onednn"] = partial(
+            onednn.forward, other, x, w, bias, y, **window.keywords, groups=groups, relu=relu
+        )
+    key = ("forward", x.dtype.char, x.shape, w.shape, window, groups)
+    engine.choice.run(key, found, _rule(x.shape, w.shape, y.shape))
     return y
 
 
@@ -54,9 +71,16 @@ def backward_data(
     if lib is None or dy.size == 0 or w.size == 0:
         dx[...] = reference.backward_data(dy, w, x_shape, **window.keywords, groups=groups)
         return dx
-    native.backward_data(
-        lib, engine.work, engine.fitted(dy), engine.fitted(w), dx, native.window(window), groups=groups
-    )
+    dy, w, win = engine.fitted(dy), engine.fitted(w), native.window(window)
+    found: dict[str, Candidate] = {
+        "direct": partial(native.backward_data, lib, engine.work, dy, w, dx, win, groups=groups)
+    }
+    if _tiled(window, groups):
+        found["winograd"] = partial(winograd.backward_data, lib, engine.work, dy, w, dx, pad_lo=window.pad_lo)
+    if (other := engine.onednn) is not None and dy.dtype.char == "f":
+        found["onednn"] = partial(onednn.backward_data, other, dy, w, dx, **window.keywords, groups=groups)
+    key = ("backward data", dy.dtype.char, dx.shape, w.shape, window, groups)
+    engine.choice.run(key, found, _rule(dx.shape, w.shape, dy.shape))
     return dx
 
 
@@ -68,13 +92,42 @@ def backward_weights(
     if dw.size == 0:
         return
     if lib is None or dy.size == 0 or x.size == 0:
-        found = reference.backward_weights(x, dy, dw.shape, **window.keywords, groups=groups)
-        dw[...] = dw + found if add else found
+        share = reference.backward_weights(x, dy, dw.shape, **window.keywords, groups=groups)
+        dw[...] = dw + share if add else share
         return
-    native.backward_weights(lib, engine.work, _ready(engine, x, window, groups), engine.fitted(dy), dw,
-                            native.window(window), groups=groups, add=add)  # fmt: skip
+    x, dy, win = _ready(engine, x, window, groups), engine.fitted(dy), native.window(window)
+    # A measurement runs several times: it may not add.
+    key = ("backward weights", x.dtype.char, x.shape, w_shape := dw.shape, window, groups)
+    target = dw if not add else engine.empty(w_shape, dw.dtype)
+    found: dict[str, Candidate] = {
+        "direct": partial(native.backward_weights, lib, engine.work, x, dy, target, win, groups=groups)
+    }
+    if _tiled(window, groups):
+        found["winograd"] = partial(
+            winograd.backward_weights, lib, engine.work, x, dy, target, pad_lo=window.pad_lo
+        )
+    if (other := engine.onednn) is not None and x.dtype.char == "f":
+        found["onednn"] = partial(
+            onednn.backward_weights, other, x, dy, target, **window.keywords, groups=groups
+        )
+    engine.choice.run(key, found, _rule(x.shape, w_shape, dy.shape))
+    if add:
+        dw += target
 
 
 def _ready(engine: Engine, x: Array, window: Window, groups: int) -> Array:
     """Return x as the kernels read it; where it is framed anyway, the frame is filled from any memory order."""
     return x if native.merges(x.shape[1], native.window(window), groups) else engine.fitted(x)
+
+
+def _tiled(window: Window, groups: int) -> bool:
+    """Whether Winograd's tiles cover the window: 3 x 3 or 5 x 5, stride 1."""
+    ones = (1, 1)
+    square = window.kernel in ((3, 3), (5, 5)) and min(window.pad_lo) >= 0
+    return square and groups == 1 and window.stride == ones and window.dilation == ones
+
+
+def _rule(x: tuple[int, ...], w: tuple[int, ...], y: tuple[int, ...]) -> str:
+    """Return the provider of a fixed choice: Winograd's tiles where there are channels and room enough for them."""
+    wide = min(w[0], w[1]) >= 32 and min(*y[2:], 99) >= 8
+    return "winograd" if wide else "direct"

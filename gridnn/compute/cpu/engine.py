@@ -12,15 +12,16 @@ Arrays are (N, C, *S) with channels innermost (see memory); one that is not is c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from gridnn.compute.cpu.choice import Choice
 from gridnn.compute.cpu.memory import Array, Memory, Workspace
 from gridnn.compute.cpu.native import pointwise
 from gridnn.compute.cpu.native.library import Library, fits, load
+from gridnn.compute.cpu.onednn.library import Library as OneDnn
 
 
 class Engine:
@@ -32,6 +33,10 @@ class Engine:
         Compiled kernels, or None: then NumPy computes.
     memory
         Where outputs come from.
+    onednn
+        oneDNN, or None: then the kernels compute alone.
+    choice
+        How a provider is chosen for a shape; by rule if None.
 
     Attributes
     ----------
@@ -39,14 +44,18 @@ class Engine:
         Arrays copied so far because their memory was not channels-last.
     """
 
-    def __init__(self, native: Library | None, memory: Memory | None = None) -> None:
-        self.native, self.memory, self.work = native, memory or Memory(), Workspace()
+    def __init__(
+        self, native: Library | None, memory: Memory | None = None, onednn: OneDnn | None = None,
+        choice: Choice | None = None,
+    ) -> None:  # fmt: skip
+        self.native, self.onednn, self.choice = native, onednn, choice or Choice()
+        self.memory, self.work = memory or Memory(), Workspace()
         self.reorders = 0
 
     @classmethod
-    def detect(cls, memory: Memory | None = None, folder: Path | None = None) -> Engine:
-        """Return the best engine of this machine."""
-        return cls(load(folder), memory)
+    def detect(cls, memory: Memory | None = None) -> Engine:
+        """Return the compiled kernels of this machine, chosen by rule; NumPy where there are none."""
+        return cls(load(), memory)
 
     def library(self, dtype: np.dtype[Any]) -> Library | None:
         """Return the compiled kernels if they compute in `dtype`."""
@@ -81,4 +90,6 @@ class Engine:
     @property
     def name(self) -> str:
         """The providers, in words."""
-        return f"native ({self.native.level})" if self.native is not None else "numpy"
+        names = [f"native ({self.native.level})"] if self.native is not None else []
+        names += [f"oneDNN {'.'.join(map(str, self.onednn.version))}"] if self.onednn is not None else []
+        return " + ".join(names) or "numpy"

@@ -9,9 +9,7 @@ from gridnn.compute.cpu.memory import Array
 from gridnn.compute.cpu.pointwise import add_bias
 
 
-def forward(
-    engine: Engine, x: Array, w: Array, *, bias: Array | None = None, relu: bool = False
-) -> Array:
+def forward(engine: Engine, x: Array, w: Array, *, bias: Array | None = None, relu: bool = False) -> Array:
     """Return x w^T, plus bias (K,) if given, rectified if asked: (N, K)."""
     y = engine.empty((x.shape[0], w.shape[0]), x.dtype)
     np.matmul(x, w.T, out=y)

@@ -8,9 +8,9 @@ The heap is one range of addresses that is touched as far as it is needed and ne
     |  in use  |  free  |  in use  |        free, never touched        |
                                    ^ peak
 
-An array takes the lowest gap that holds it and gives it back when the last view of it is gone.  A training step takes and
-gives in the same order every time, so from the second step on it finds its places and the system is not asked for
-memory (a fresh page costs more than the ReLU that fills it).
+An array takes the lowest gap that holds it and gives it back when the last view of it is gone.  A training step
+takes and gives in the same order every time, so from the second step on it finds its places and the system is not
+asked for memory (a fresh page costs more than the ReLU that fills it).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import os
 import weakref
 from bisect import bisect_left
 from collections.abc import Sequence
+from contextlib import suppress
 from math import prod
 from typing import Any
 
@@ -84,13 +85,11 @@ class Memory:
         if need < SMALL:
             return shaped(np.empty(prod(shape), kind), shape)
         size = -(-need // ALIGNMENT) * ALIGNMENT
-        for i, gap in enumerate(self._sizes):
-            if gap >= size:
-                break
-        else:
+        i = next((i for i, gap in enumerate(self._sizes) if gap >= size), None)
+        if i is None:
             self.asked += 1
             return shaped(np.empty(prod(shape), kind), shape)
-        start = self._starts[i]
+        start, gap = self._starts[i], self._sizes[i]
         if gap == size:
             del self._starts[i], self._sizes[i]
         else:
@@ -149,13 +148,13 @@ def _reserve() -> mmap.mmap:
         except (OSError, ValueError):
             size //= 2
             if size < 1 << 20:
-                raise MemoryError("no memory for arrays: raise the limit of the process (ulimit -v)") from None
+                raise MemoryError(
+                    "no memory for arrays: raise the limit of the process (ulimit -v)"
+                ) from None
             continue
         if hasattr(mmap, "MADV_HUGEPAGE"):  # fewer misses of the address tables; advice only
-            try:
+            with suppress(OSError):
                 found.madvise(mmap.MADV_HUGEPAGE)
-            except OSError:
-                pass
         return found
 
 

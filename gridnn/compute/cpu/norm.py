@@ -39,7 +39,9 @@ def apply(
     return y
 
 
-def backward_sums(engine: Engine, x: Array, statistics: Statistics, dy: Array, y: Array | None = None) -> Array:
+def backward_sums(
+    engine: Engine, x: Array, statistics: Statistics, dy: Array, y: Array | None = None
+) -> Array:
     """Return the sums of dy and dy xhat, the gradients of beta and gamma: float64 (2, C); y masks dy where given."""
     lib = engine.library(x.dtype)
     if lib is None:

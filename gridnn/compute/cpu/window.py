@@ -27,7 +27,12 @@ class Window(NamedTuple):
     @property
     def keywords(self) -> Keywords:
         """All but the kernel."""
-        return {"stride": self.stride, "dilation": self.dilation, "pad_lo": self.pad_lo, "pad_hi": self.pad_hi}
+        return {
+            "stride": self.stride,
+            "dilation": self.dilation,
+            "pad_lo": self.pad_lo,
+            "pad_hi": self.pad_hi,
+        }
 
     def outs(self, extents: Sequence[int]) -> tuple[int, ...]:
         """Output extents: floor((in + lo + hi - dilation (R - 1) - 1) / stride) + 1, at least 0."""

@@ -52,7 +52,9 @@ def window(of: windows.Window) -> Window:
     """Return a window of one to three space dims with three."""
     missing = 3 - len(of.kernel)
     ones = (1,) * missing
-    return Window((*ones, *of.kernel), (*ones, *of.stride), (*ones, *of.dilation), (*(0,) * missing, *of.pad_lo))
+    return Window(
+        (*ones, *of.kernel), (*ones, *of.stride), (*ones, *of.dilation), (*(0,) * missing, *of.pad_lo)
+    )
 
 
 class _Dim(ctypes.Structure):
@@ -64,7 +66,13 @@ class _Dim(ctypes.Structure):
 
 
 class _Walk(ctypes.Structure):
-    _fields_ = [("d", _Dim), ("h", _Dim), ("w", _Dim), ("kernel_h", ctypes.c_int64), ("kernel_w", ctypes.c_int64)]  # noqa: RUF012
+    _fields_ = [
+        ("d", _Dim),
+        ("h", _Dim),
+        ("w", _Dim),
+        ("kernel_h", ctypes.c_int64),
+        ("kernel_w", ctypes.c_int64),
+    ]  # noqa: RUF012
 
 
 def forward(
@@ -109,7 +117,11 @@ def backward_weights(
     sizes = zip(_space(dy.shape), _space(x.shape), *win, strict=True)
     geometry = (ctypes.c_int64 * 18)(*(i for axis in sizes for i in axis))
     size = k * taps * c
-    partial = work.take("partial", (lib.threads - 1) * size, x.dtype) if size <= PARTIAL and lib.threads > 1 else None
+    partial = (
+        work.take("partial", (lib.threads - 1) * size, x.dtype)
+        if size <= PARTIAL and lib.threads > 1
+        else None
+    )
     scratch = work.take("strips", max(lib.threads, 4) * STRIP * k, x.dtype)
     at = dw.__array_interface__["data"][0]
     for g in range(groups):
@@ -131,7 +143,9 @@ def _run(
     for g in range(groups):
         xs, ys = block(x[:, g * reads : (g + 1) * reads]), block(y[:, g * writes : (g + 1) * writes])
         weights = ctypes.c_void_p(at + g * outs * taps * ins * size)
-        some = None if bias is None else ctypes.c_void_p(bias.__array_interface__["data"][0] + g * outs * size)
+        some = (
+            None if bias is None else ctypes.c_void_p(bias.__array_interface__["data"][0] + g * outs * size)
+        )
         for each in walks:
             pack(weights, ctypes.byref(each), ctypes.c_int64(outs), ctypes.c_int64(ins), ctypes.c_int64(taps),
                  ctypes.c_int(turned), _address(packed))  # fmt: skip
@@ -144,7 +158,9 @@ def merges(channels: int, win: Window, groups: int) -> bool:
     return groups == 1 and channels <= MERGED and win.kernel[2] > 1 and win.dilation[2] == 1
 
 
-def _merged(work: Workspace, x: Array, w: Array, outs: Sequence[int], win: Window) -> tuple[Array, Array, Window]:
+def _merged(
+    work: Workspace, x: Array, w: Array, outs: Sequence[int], win: Window
+) -> tuple[Array, Array, Window]:
     """Return x behind a frame of zeros, seen as rows of S C channels, and w and the window to match."""
     frame, inner, outer = _frame(work, x, outs, win)
     if any(i.stop - i.start < read for i, read in zip(inner, frame.shape[1:-1], strict=True)):
@@ -159,7 +175,9 @@ def _frame(
     """Return scratch (N, *reads, C) for exactly what the outputs read, and where in it x lies, and which part of x."""
     n, c, *space = x.shape
     kernels, strides, dilations, pads = (part[3 - len(space) :] for part in win)
-    reads = [(o - 1) * a + d * (r - 1) + 1 for o, a, d, r in zip(outs, strides, dilations, kernels, strict=True)]
+    reads = [
+        (o - 1) * a + d * (r - 1) + 1 for o, a, d, r in zip(outs, strides, dilations, kernels, strict=True)
+    ]
     frame = work.take("frame", n * prod(reads) * c, x.dtype).reshape(n, *reads, c)
     spans = [
         (max(pad, 0), max(min(read, extent + pad), pad, 0))

@@ -22,7 +22,10 @@ LEVELS = ("generic", "avx2", "avx512")  # in the numbering of gridnn_instruction
 class Block(ctypes.Structure):
     """An array as a kernel sees it (struct block of kernels/cpu/common.h)."""
 
-    _fields_ = [("at", ctypes.c_void_p), *[(name, ctypes.c_int64) for name in "n d h w c sn sd sh sw".split()]]  # noqa: RUF012
+    _fields_ = [
+        ("at", ctypes.c_void_p),
+        *[(name, ctypes.c_int64) for name in "n d h w c sn sd sh sw".split()],
+    ]  # noqa: RUF012
 
 
 class Library:
@@ -86,12 +89,16 @@ def load(folder: Path | None = None) -> Library | None:
 def fits(*arrays: Array) -> bool:
     """Whether the arrays are what kernels take: one dtype, float32 or float64, channels at unit stride."""
     dtype = arrays[0].dtype
-    return dtype.char in "fd" and dtype.isnative and all(
-        a.dtype == dtype
-        and 2 <= a.ndim <= 5
-        and (a.shape[1] < 2 or a.strides[1] == dtype.itemsize)
-        and a.flags.aligned
-        for a in arrays
+    return (
+        dtype.char in "fd"
+        and dtype.isnative
+        and all(
+            a.dtype == dtype
+            and 2 <= a.ndim <= 5
+            and (a.shape[1] < 2 or a.strides[1] == dtype.itemsize)
+            and a.flags.aligned
+            for a in arrays
+        )
     )
 
 
@@ -107,4 +114,6 @@ def block(x: Array) -> Block:
             return Block(at, shape[0], 1, 1, 1, shape[1], strides[0] // size, 0, 0, 0)
         case 3:
             return Block(at, shape[0], 1, 1, shape[2], shape[1], strides[0] // size, 0, 0, strides[2] // size)
-    return Block(at, shape[0], shape[2], shape[3], shape[4], shape[1], *(strides[i] // size for i in (0, 2, 3, 4)))
+    return Block(
+        at, shape[0], shape[2], shape[3], shape[4], shape[1], *(strides[i] // size for i in (0, 2, 3, 4))
+    )

@@ -1,0 +1,1 @@
+"""Convolution and linear layers by oneDNN's C API (any libdnnl.so.3), through ctypes."""
