@@ -20,7 +20,9 @@ class CustomBuildHook(BuildHookInterface):
         """Compile every library and name them as files of the wheel."""
         if self.target_name != "wheel":
             return
-        spec = importlib.util.spec_from_file_location("build_kernels", Path(self.root) / "kernels" / "build.py")
+        spec = importlib.util.spec_from_file_location(
+            "build_kernels", Path(self.root) / "kernels" / "build.py"
+        )
         assert spec is not None and spec.loader is not None
         kernels = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(kernels)

@@ -27,7 +27,15 @@ COMMON = ["-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-fno
 LEVELS = {
     "generic": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-mtune=haswell"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mavx2", "-mprefer-vector-width=512"],
+    "avx512": [
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512dq",
+        "-mavx512vl",
+        "-mfma",
+        "-mavx2",
+        "-mprefer-vector-width=512",
+    ],
 }
 
 
@@ -45,7 +53,9 @@ def library(folder: Path, level: str) -> Path:
     return folder / f"libgridnn-{level}.so"
 
 
-def build(into: Path = TARGET, compiler: str | None = None, flags: dict[str, list[str]] | None = None) -> list[Path]:
+def build(
+    into: Path = TARGET, compiler: str | None = None, flags: dict[str, list[str]] | None = None
+) -> list[Path]:
     """Compile every level's library into a folder.
 
     Parameters
@@ -66,9 +76,7 @@ def build(into: Path = TARGET, compiler: str | None = None, flags: dict[str, lis
         jobs = [(level, source, bits) for level in wanted for source in sorted((HERE / "cpu").glob("*.c"))
                 for bits in (32, 64)]  # fmt: skip
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(
-                pool.map(lambda job: _compile(cc, wanted[job[0]], *job, Path(scratch)), jobs)
-            )
+            objects = list(pool.map(lambda job: _compile(cc, wanted[job[0]], *job, Path(scratch)), jobs))
         for level in wanted:
             made = [str(o) for (of, _, _), o in zip(jobs, objects, strict=True) if of == level]
             # Under another name first: a process that has the old library loaded keeps it.
@@ -93,7 +101,9 @@ def _run(command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--into", type=Path, default=TARGET, help="folder of the libraries")
     parser.add_argument("--cc", help="C compiler (default: $CC or gcc)")
     given = parser.parse_args()

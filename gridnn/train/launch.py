@@ -84,6 +84,11 @@ def threads_of(world: World) -> int:
     return world.cores_per_rank(os.sched_getaffinity(0))
 
 
+def cache_folder() -> Path:
+    """Return where gridnn keeps what it measured on this machine."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gridnn"
+
+
 def _job(world: World, argv: Sequence[str] | None) -> None:
     from gridnn.comm.agree import agreed
     from gridnn.train import run as job
@@ -99,7 +104,8 @@ def _job(world: World, argv: Sequence[str] | None) -> None:
     if arguments.print_config:
         console.say(dump_toml(config).rstrip())
         return
-    prepared = job.prepare(world, config, console)
+    threads = config.compute.threads or threads_of(world)
+    prepared = job.prepare(world, config, console, threads, cache_folder() / "choices.json")
     show_plan(world, prepared.job, config.train, console)
     if arguments.write_plan:
         with agreed(world):
@@ -110,7 +116,7 @@ def _job(world: World, argv: Sequence[str] | None) -> None:
         return
     folder = job.open_record(world, config, config.model.name)
     # A run that diverges ends with one message of its own (RunError), not with one of each rank and operation.
-    with threadpool_limits(threads_of(world)), np.errstate(all="ignore"):
+    with threadpool_limits(threads), np.errstate(all="ignore"):
         summary = job.train(prepared, folder)
     console.summary_table(summary, str(folder))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from gridnn.comm.agree import Watchdog, agreed
 from gridnn.comm.world import World, mpi_version
+from gridnn.compute.cpu.engine import Engine
 from gridnn.errors import TrafficError
 from gridnn.geometry.traffic import Traffic
 from gridnn.layers.model import Model
@@ -24,6 +25,7 @@ from gridnn.train.config import dump_toml
 from gridnn.train.console import Console, shout
 from gridnn.train.data import Dataset, EvaluationOrder, Loader, Order, open_data
 from gridnn.train.data.order import PassOrder
+from gridnn.train.engine import keep_choices, open_engine, words
 from gridnn.train.picture import save_pictures
 from gridnn.train.record import Record, Summary, open_folder, versions
 from gridnn.train.sections import Config
@@ -41,10 +43,22 @@ class Run:
     train: Dataset
     test: Dataset
     job: Job
+    engine: Engine
+    threads: int
+    choices: Path | None
 
 
-def prepare(world: World, config: Config, console: Console) -> Run:
-    """Open the data and choose the plan.
+def prepare(
+    world: World, config: Config, console: Console, threads: int = 1, choices: Path | None = None
+) -> Run:
+    """Open the data, choose the plan and the kernels.
+
+    Parameters
+    ----------
+    threads
+        Of this rank.
+    choices
+        File of the kernel choices of earlier runs.
 
     Raises
     ------
@@ -58,7 +72,10 @@ def prepare(world: World, config: Config, console: Console) -> Run:
         job = choose(config, train, world.size)
         Order(train.count, config.train.batch, config.train.seed)
         config.data.augment.checked(train)
-    return Run(world, config, console, train, test, job)
+        engine = open_engine(world, config.compute, threads, choices)
+    for line in words(world, engine, config.compute, threads):
+        console.say(line)
+    return Run(world, config, console, train, test, job, engine, threads, choices)
 
 
 def train(run: Run, folder: Path | None) -> Summary:
@@ -73,7 +90,9 @@ def train(run: Run, folder: Path | None) -> Summary:
     t, passes = config.train, run.job.passes
     order = Order(run.train.count, t.batch, t.seed)
     total = t.steps if t.steps is not None else (t.epochs or 1) * order.steps_per_epoch
-    model = Model(world, run.job.placed, t.dtype, t.bucket_bytes, t.cut_optimizer, config.comm.overlap)
+    model = Model(
+        world, run.job.placed, t.dtype, t.bucket_bytes, t.cut_optimizer, config.comm.overlap, run.engine
+    )
     model.arena.initialise(t.seed)
     trainer = Trainer(world, model, run.job, t, order.steps_per_epoch, total)
     judged = EvaluationOrder(run.test.count, t.batch // passes)
@@ -128,6 +147,7 @@ def train(run: Run, folder: Path | None) -> Summary:
         if record is not None:
             record.__exit__(None, None, None)
     assert result is not None, "a run has at least one step"
+    keep_choices(world, run.engine, run.threads, run.choices)
     summary = _summarise(run, total, result.loss, evaluation, seconds, phases, predicted)
     show_traffic(run.world, run.job, run.console, predicted, world.ledger)
     if record is not None:

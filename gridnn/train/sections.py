@@ -303,6 +303,19 @@ class CommSection(Section):
     """A rank silent for this long ends the run."""
 
 
+class ComputeSection(Section):
+    """What computes on a rank."""
+
+    engine: Literal["auto", "native", "numpy"] = "auto"
+    """"auto" takes all there is: own kernels and oneDNN; "native" own kernels only; "numpy" the slow reference."""
+    onednn: Name | None = None
+    """Path of libdnnl.so.3 or of the prefix it is installed under; left out, it is searched for."""
+    choice: Literal["measured", "fixed"] = "measured"
+    """How a kernel is chosen for a layer: by a short measurement that is kept, or by rule, the same in every run."""
+    threads: Whole = 0
+    """Threads of a rank; 0 takes OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, or the rank's share of the cores."""
+
+
 class Config(Section):
     """The whole configuration."""
 
@@ -312,6 +325,7 @@ class Config(Section):
     plan: PlanSection = PlanSection()
     run: RunSection = RunSection()
     comm: CommSection = CommSection()
+    compute: ComputeSection = ComputeSection()
 
     @model_validator(mode="after")
     def _agree(self) -> Config:

@@ -22,7 +22,9 @@ def show_plan(world: World, job: Job, config: TrainSection, console: Console) ->
     console.plan_table(rows, f"{title}; bytes of a step")
     unused = set(range(world.size)) - {r for layer in job.placed.layers for r in layer.scheme.ranks}
     if unused:
-        console.warn(f"{len(unused)} of {world.size} processes have no layer to work on (ranks {sorted(unused)})")
+        console.warn(
+            f"{len(unused)} of {world.size} processes have no layer to work on (ranks {sorted(unused)})"
+        )
 
 
 def show_traffic(world: World, job: Job, console: Console, predicted: Traffic, counted: Traffic) -> None:

@@ -1,0 +1,89 @@
+"""The engine of a run: the kernels this machine has, what is said about them, and the choices that are kept.
+
+what is missing    what computes instead           said once, by rank 0
+own kernels        oneDNN, and NumPy for the rest  how to compile them
+oneDNN             own kernels                     how to install it
+"""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+from gridnn.comm.world import World
+from gridnn.compute.cpu.choice import Choice, read_choices, write_choices
+from gridnn.compute.cpu.engine import Engine
+from gridnn.compute.cpu.native.library import load
+from gridnn.compute.cpu.onednn.library import find
+from gridnn.train.sections import ComputeSection
+
+NO_KERNELS = (
+    "WARNING: gridnn was installed without its compiled kernels, so NumPy computes, many times slower.  Install a C "
+    "compiler (gcc) and gridnn again:  pip install --force-reinstall --no-deps --no-cache-dir gridnn  (in a checkout: "
+    "make kernels)"
+)
+NO_ONEDNN = (
+    "oneDNN was not found; own kernels compute alone.  Some convolutions are faster with it:  pip install "
+    '"gridnn[cpu]",  or name one: compute.onednn = "/path/of/libdnnl.so.3"'
+)
+
+
+def open_engine(world: World, config: ComputeSection, threads: int, kept: Path | None) -> Engine:
+    """Return the engine of a rank.
+
+    Parameters
+    ----------
+    threads
+        Of this rank.
+    kept
+        The file of choices made in earlier runs, or None.
+
+    Raises
+    ------
+    InputError
+        When `compute.onednn` names what cannot be used.
+    """
+    native = None if config.engine == "numpy" else load()
+    onednn = find(config.onednn) if config.engine == "auto" else None
+    engine = Engine(native, world.memory, onednn)
+    known = read_choices(kept, machine(engine, threads)) if kept and config.choice == "measured" else {}
+    engine.choice = Choice(config.choice, known)
+    engine.set_threads(threads)
+    return engine
+
+
+def machine(engine: Engine, threads: int) -> str:
+    """Return what a measured choice holds for: processor, kernels, threads."""
+    return f"{_processor()}, {engine.name}, {threads} threads"
+
+
+def words(world: World, engine: Engine, config: ComputeSection, threads: int) -> list[str]:
+    """Return what rank 0 says about the engines of all ranks.  Collective."""
+    names = world.comm.allgather(engine.name)
+    different = sorted(set(names))
+    said = [
+        f"kernels: {' | '.join(different)}; {threads} thread{'s' * (threads > 1)} a rank, choice {config.choice}"
+    ]
+    if config.engine != "numpy" and any("native" not in name for name in names):
+        said.append(NO_KERNELS)
+    if config.engine == "auto" and any("oneDNN" not in name for name in names):
+        said.append(NO_ONEDNN)
+    return said
+
+
+def keep_choices(world: World, engine: Engine, threads: int, kept: Path | None) -> None:
+    """Write the choices of all ranks to the file, by rank 0.  Collective."""
+    made = world.comm.gather((machine(engine, threads), engine.choice.made))
+    if made is not None and kept is not None:
+        for name, choices in made:
+            write_choices(kept, name, choices)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
