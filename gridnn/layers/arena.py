@@ -78,6 +78,11 @@ class Arena:
                     spec.start, seed, entry.name, spec.shape, box, spec.fan_in, spec.fan_in, block.dtype
                 )
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of values and gradients."""
+        return sum(live.value.nbytes + live.grad.nbytes for live in self._live)
+
     def begin(self) -> None:
         """Forget the gradients of the last step."""
         for live in self._live:

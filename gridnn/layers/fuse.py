@@ -1,7 +1,5 @@
 """Trips through memory that are saved: a ReLU in the layer before it, a halo around the output it belongs to.
 
-    conv, linear, batch norm, add  ->  ReLU     on one scheme, the ReLU the only consumer
-
     forward    the producer rectifies what it writes; the ReLU passes it on
     backward   the ReLU passes dY on; the producer reads it masked by Y > 0
 
@@ -20,25 +18,19 @@ from gridnn.layers.conv import Convolution
 from gridnn.layers.norm import BatchNormalisation
 from gridnn.layers.pointwise import ActivationLayer, Addition, Concatenation
 from gridnn.layers.pool import Pooling
-from gridnn.layers.weighted import Weighted
+from gridnn.network.fusion import absorbed
 from gridnn.network.placed import PlacedNetwork
 
 WRITERS = (Convolution, BatchNormalisation, Addition, Pooling, ActivationLayer, Concatenation)
-HOSTS = (Weighted, BatchNormalisation, Addition)
 
 
 def fuse(placed: PlacedNetwork, layers: Sequence[Layer]) -> None:
     """Let the layers that can take over the ReLU behind them do so."""
     by_name = {layer.name: layer for layer in layers}
-    for layer in layers:
-        if not isinstance(layer, ActivationLayer) or not layer.is_relu:
-            continue
-        (edge,) = [placed.edges[e] for e in layer.placed.edges]
-        host = by_name.get(edge.producer)
-        alone = sum(e.producer == edge.producer for e in placed.edges) == 1 and edge.users == (layer.name,)
-        moved = edge.exchange is None or edge.exchange.kind != "none"
-        if isinstance(host, HOSTS) and alone and not moved and host.scheme == layer.scheme:
-            host.rectified = layer.absorbed = True
+    for relu, host in absorbed(placed).items():
+        taken = by_name[relu]
+        assert isinstance(taken, ActivationLayer)
+        by_name[host].rectified = taken.absorbed = True
 
 
 def margins(placed: PlacedNetwork, layers: Sequence[Layer], paths: Sequence[Route | None]) -> dict[str, int]:

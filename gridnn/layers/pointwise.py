@@ -40,11 +40,6 @@ class ActivationLayer(Layer):
         return [pointwise.activate_backward(self.engine, self._function, kept, dy)]
 
     @property
-    def is_relu(self) -> bool:
-        """Whether the function is the rectifier."""
-        return self._function == "relu"
-
-    @property
     def _function(self) -> str:
         spec = self.placed.node.spec
         assert isinstance(spec, s.Activation)

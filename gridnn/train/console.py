@@ -123,6 +123,8 @@ class Console:
             ("steps", f"{summary.steps:,}"),
             ("median step", seconds_text(summary.step_s)),
             ("predicted step", seconds_text(summary.predicted_step_s)),
+            ("memory a process", bytes_text(summary.memory_bytes)),
+            ("predicted memory", bytes_text(summary.predicted_memory_bytes)),
             ("processes", str(summary.ranks)),
             ("plan", summary.plan),
         ):

@@ -98,6 +98,11 @@ class Optimizer:
         """Return the state by piece and kind ("velocity", "m", "v"): views, empty before the first step."""
         return {name: dict(arrays) for name, arrays in self._state.items()}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the state."""
+        return sum(a.nbytes for arrays in self._state.values() for a in arrays.values())
+
     def restore(self, arrays: Mapping[str, Mapping[str, Array]], updates: int) -> None:
         """Continue from the `state_arrays` (copied) and the number of updates of an earlier optimizer."""
         self._state = {name: {kind: a.copy() for kind, a in kinds.items()} for name, kinds in arrays.items()}

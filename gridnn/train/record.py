@@ -55,6 +55,8 @@ class Summary:
         Of everything that can change a result; see `versions`.
     predicted_step_s : float
         Seconds of a step by the plan's machine, to stand beside the measured ones.
+    predicted_memory_bytes, memory_bytes : int
+        Parameters, gradients, optimizer state and arrays of a step on the rank that needed most.
     """
 
     loss: float
@@ -68,6 +70,8 @@ class Summary:
     phases_s: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     predicted_step_s: float = 0.0
+    predicted_memory_bytes: int = 0
+    memory_bytes: int = 0
 
 
 class Record:

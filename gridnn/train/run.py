@@ -17,6 +17,7 @@ from pathlib import Path
 from gridnn.comm.agree import Watchdog, agreed
 from gridnn.comm.world import World, mpi_version
 from gridnn.compute.cpu.engine import Engine
+from gridnn.cost.memory import predict_memory
 from gridnn.errors import TrafficError
 from gridnn.geometry.traffic import Traffic
 from gridnn.layers.model import Model
@@ -148,7 +149,8 @@ def train(run: Run, folder: Path | None) -> Summary:
             record.__exit__(None, None, None)
     assert result is not None, "a run has at least one step"
     keep_choices(world, run.engine, run.threads, run.choices)
-    summary = _summarise(run, total, result.loss, evaluation, seconds, phases, predicted)
+    memory = _memory(run, trainer)
+    summary = _summarise(run, total, result.loss, evaluation, seconds, phases, predicted, memory)
     show_traffic(run.world, run.job, run.console, predicted, world.ledger)
     if record is not None:
         record.finish(summary)
@@ -179,6 +181,7 @@ def _summarise(
     seconds: list[float],
     phases: dict[str, float],
     predicted: Traffic,
+    memory: tuple[int, int],
 ) -> Summary:
     world = run.world
     both = world.comm.allreduce(predicted.received_bytes), world.comm.allreduce(world.ledger.received_bytes)
@@ -193,8 +196,18 @@ def _summarise(
         plan=run.job.plan.summary,
         ranks=world.size,
         phases_s=phases,
+        predicted_memory_bytes=memory[1],
+        memory_bytes=memory[0],
         versions=versions(mpi=mpi_version()),
     )
+
+
+def _memory(run: Run, trainer: Trainer) -> tuple[int, int]:
+    """Return measured and predicted bytes of the rank that needed most.  Collective."""
+    model, state = trainer.model, trainer.optimizer.nbytes
+    found = predict_memory(model.placed, run.world.rank, model.dtype.itemsize, 0)
+    measured = model.arena.nbytes + state + run.world.memory.peak_bytes
+    return max(run.world.comm.allgather((measured, found.total_bytes + state)))
 
 
 def _time_to_judge(done: int, total: int, steps_per_epoch: int, every: int) -> bool:

@@ -1,0 +1,211 @@
+"""Memory a rank needs for a step: parameters, optimizer state, and the arrays alive at the worst moment.
+
+Arrays live from the layer that makes them to the last that reads them, and a layer keeps for backward:
+
+| layer                    | keeps                                                    |
+|--------------------------|----------------------------------------------------------|
+| conv, linear             | its input as it arrived; its output if it is rectified   |
+| batch norm, layer norm   | its input; its output if it is rectified                 |
+| activation               | its output (its input for silu and gelu)                 |
+| max pool, dropout        | a byte an output element; the mask                       |
+| add                      | its output if it is rectified                            |
+| loss                     | the logits                                               |
+
+The forward pass and then the backward pass are walked in the order of a run, taking and giving.  Left out: messages
+of edges, workspaces of kernels, the input and target batches, and vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gridnn.geometry.interval import volume
+from gridnn.geometry.layout import Layout
+from gridnn.network import spec as s
+from gridnn.network.fusion import absorbed
+from gridnn.network.graph import INPUT
+from gridnn.network.placed import Edge, PlacedLayer, PlacedNetwork
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes of one rank.
+
+    Attributes
+    ----------
+    parameters_bytes : int
+        Values and gradients.
+    state_bytes : int
+        State of the optimizer.
+    arrays_bytes : int
+        Activations and gradients alive at the worst moment of a step.
+    """
+
+    parameters_bytes: int
+    state_bytes: int
+    arrays_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.parameters_bytes + self.state_bytes + self.arrays_bytes
+
+
+class _Heap:
+    """Sizes of live arrays by who holds them."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, int] = {}
+        self.holders: dict[str, set[str]] = {}
+        self.peak = 0
+
+    def take(self, array: str, size: int, *holders: str) -> None:
+        self.sizes[array] = size
+        self.holders[array] = set(holders)
+        self.peak = max(self.peak, sum(self.sizes.values()))
+
+    def hold(self, array: str, holder: str) -> None:
+        if array in self.holders:
+            self.holders[array].add(holder)
+
+    def give(self, holder: str, arrays: Iterable[str] | None = None) -> None:
+        for array in list(self.sizes if arrays is None else arrays):
+            if array in self.sizes:
+                self.holders[array].discard(holder)
+                if not self.holders[array]:
+                    del self.sizes[array], self.holders[array]
+
+
+def predict_memory(placed: PlacedNetwork, rank: int, itemsize: int, states: int) -> MemoryUse:
+    """Return what a step takes of a rank's memory.
+
+    Parameters
+    ----------
+    itemsize
+        Bytes of an element.
+    states
+        Arrays of optimizer state a parameter (0 plain SGD, 1 momentum, 2 Adam), uncut.
+    """
+    elements = sum(volume(p.layout.box(rank)) for layer in placed.layers for p in layer.placement.parameters)
+    walk = _Walk(placed, rank, itemsize)
+    walk.forward()
+    walk.backward()
+    return MemoryUse(2 * elements * itemsize, states * elements * itemsize, walk.heap.peak)
+
+
+class _Walk:
+    """A step of one rank: which array each edge and each gradient is."""
+
+    def __init__(self, placed: PlacedNetwork, rank: int, itemsize: int) -> None:
+        self.placed, self.rank, self.itemsize = placed, rank, itemsize
+        self.absorbed = absorbed(placed)
+        self.hosts = set(self.absorbed.values())
+        self.heap = _Heap()
+        self.outputs: dict[str, str] = {}  # layer -> array
+
+    def forward(self) -> None:
+        for layer in self.placed.layers:
+            name, spec = layer.node.name, layer.node.spec
+            arrived = [self._arrive(e, self.placed.edges[e]) for e in layer.edges]
+            keeps = self._keeps(spec, name)
+            if keeps == "x":
+                self.heap.hold(arrived[0], name)
+            if name in self.absorbed or isinstance(spec, (s.SoftmaxCrossEntropy, s.MeanSquaredError)):
+                self.outputs[name] = arrived[0]
+                self.heap.hold(arrived[0], f"out {name}")
+                if name not in self.absorbed:
+                    self.heap.hold(arrived[0], name)
+            else:
+                self.outputs[name] = name
+                if layer.settle.kind != "none":  # a term of a sum, and the message it is packed into
+                    self.heap.take(f"raw {name}", 2 * self._size(layer.placement.raw), "now")
+                self.heap.take(name, self._output(layer), f"out {name}")
+            if keeps == "y" or (name in self.hosts):
+                self.heap.hold(name, name)
+            if isinstance(spec, s.Pool) and spec.how == "max":
+                self.heap.take(f"saved {name}", self._size(layer.placement.out) // self.itemsize, name)
+            if isinstance(spec, s.Dropout):
+                self.heap.take(f"mask {name}", self._size(layer.placement.out), name)
+            if not any(e.producer == name for e in self.placed.edges):
+                self.heap.give(f"out {name}")
+            self.heap.give("now")
+            for e in layer.edges:
+                self._leave(e, name)
+
+    def backward(self) -> None:
+        coming: dict[int, str] = {}  # edge -> gradient on its way to the producer
+        for layer in reversed(self.placed.layers):
+            name, out = layer.node.name, self._size(layer.placement.out)
+            parts = []
+            for i, edge in enumerate(self.placed.edges):
+                if edge.producer == name and i in coming:
+                    parts.append(coming.pop(i))
+                    self.heap.hold(parts[-1], "now")
+                    self.heap.give(f"gradient {i}", parts[-1:])
+            dy = parts[0] if parts else ""
+            if len(parts) > 1:
+                dy = f"sum {name}"
+                self.heap.take(dy, out, "now")
+                self.heap.give("now", parts)
+            if name in self.hosts and not isinstance(layer.node.spec, s.BatchNorm):
+                self.heap.take(f"masked {name}", out, "now")
+                dy = f"masked {name}"
+            if layer.settle.kind != "none":
+                self.heap.take(f"spread {name}", self._size(layer.placement.raw), "now")
+            passes = name in self.absorbed or isinstance(layer.node.spec, s.Add)
+            for e in layer.edges:
+                if self.placed.edges[e].producer == INPUT:
+                    continue
+                dx = dy if passes else f"dx {name} {e}"
+                if not passes:
+                    self.heap.take(dx, self._size(self.placed.edges[e].need), "now")
+                if e in coming:  # of an earlier user: their sum is a third array
+                    self.heap.take(f"both {name} {e}", self._size(self.placed.edges[e].need), "now")
+                    self.heap.give(f"gradient {e}", [coming[e]])
+                    dx = f"both {name} {e}"
+                coming[e] = dx
+                self.heap.hold(dx, f"gradient {e}")
+            self.heap.give(name)
+            self.heap.give("now")
+
+    def _keeps(self, spec: s.LayerSpec, name: str) -> str:
+        if isinstance(spec, (s.Conv, s.ConvTranspose, s.Linear, s.BatchNorm, s.LayerNorm)):
+            return "x"
+        if isinstance(spec, s.Activation) and name not in self.absorbed:
+            return "x" if spec.name in ("silu", "gelu") else "y"
+        return ""
+
+    def _output(self, layer: PlacedLayer) -> int:
+        """Bytes of an output: with the margin that a halo is put around it."""
+        name = layer.node.name
+        readers = {name, *(relu for relu, host in self.absorbed.items() if host == name)}
+        margins = [
+            self._size(e.need) for e in self.placed.edges
+            if e.producer in readers and e.exchange is not None and e.exchange.kind == "halo"
+        ]  # fmt: skip
+        return max([self._size(layer.placement.out), *margins[:1]])
+
+    def _arrive(self, number: int, edge: Edge) -> str:
+        if edge.exchange is None:
+            return INPUT
+        made = self.outputs[edge.producer]
+        if edge.exchange.kind in ("none", "halo"):  # read where it lies
+            self.heap.hold(made, f"edge {number}")
+            return made
+        if f"edge {number}" not in self.heap.sizes:
+            self.heap.take(f"edge {number}", self._size(edge.need), f"edge {number}")
+        return f"edge {number}"
+
+    def _leave(self, number: int, user: str) -> None:
+        """Let go of what a layer has read."""
+        edge = self.placed.edges[number]
+        if edge.users[-1] == user:
+            self.heap.give(f"edge {number}")
+            last = [e.users[-1] for e in self.placed.edges if e.producer == edge.producer]
+            order = [layer.node.name for layer in self.placed.layers]
+            if edge.producer != INPUT and max(last, key=order.index) == user:
+                self.heap.give(f"out {edge.producer}")
+
+    def _size(self, layout: Layout) -> int:
+        return volume(layout.box(self.rank)) * self.itemsize
