@@ -90,5 +90,6 @@ class SquaredError(Loss):
         """Return 2 (prediction - target) / elements."""
         difference, weight = self._kept
         del self._kept
-        dx: Array = (2 * scale) * difference * weight
+        dx = self.engine.empty(difference.shape, self.dtype)
+        np.multiply(difference, (2 * scale) * weight, out=dx, casting="same_kind")
         return dx

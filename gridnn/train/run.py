@@ -207,7 +207,8 @@ def _memory(run: Run, trainer: Trainer) -> tuple[int, int]:
     model, state = trainer.model, trainer.optimizer.nbytes
     found = predict_memory(model.placed, run.world.rank, model.dtype.itemsize, 0)
     measured = model.arena.nbytes + state + run.world.memory.peak_bytes
-    return max(run.world.comm.allgather((measured, found.total_bytes + state)))
+    most: tuple[int, int] = max(run.world.comm.allgather((measured, found.total_bytes + state)))
+    return most
 
 
 def _time_to_judge(done: int, total: int, steps_per_epoch: int, every: int) -> bool:

@@ -1,11 +1,11 @@
-/* Elementwise operations: rectifier, sums of blocks, bias, and copies between layouts.
+/* Elementwise operations: rectifier, sums of blocks, bias.
  *
  * formula    relu: y = max(x, 0), NaN stays; relu_backward: dx = dy where y > 0, else 0; add: y = a + b, then relu
  *            bias: y += b by channel, then relu; bias_gradient: db += sum of dy over all but channels
  * memory     blocks of free strides; where all of them are dense over W and C the inner loop does not see rows
  * threads    positions are divided; the sums of threads are added in their order
  * guarantee  every output may be the block of an input of the same strides (in place)
- * reference  activation.py (relu), NumPy's own + and copyto
+ * reference  activation.py (relu), NumPy's own + and sum
  */
 #include "rows.h"
 
@@ -176,10 +176,9 @@ EXPORT void FN(bias_gradient)(const block *given, const block *given_y, const bl
             const int64_t phase = p % period;
             run = least(least(dy.w - q.w, to - p), group - p % group);
             /* Whole periods together, where dense as one pattern; the ends of a run a position at a time. */
-            const int64_t whole = phase == 0 ? run / period : 0, parts = whole == 0 ? 1 : dense ? 1 : period;
+            const int64_t whole = phase == 0 ? run / period : 0, parts = whole == 0 || dense ? 1 : period;
             const int64_t step = whole ? period : 0, wide = whole && dense ? length : c;
-            if (whole) run = whole * period;
-            else run = 1;
+            run = whole ? whole * period : 1;
             for (int64_t f = 0; f < parts; f++)
                 gradient_span(g + f * dy.sw, step * dy.sw, masked ? v + f * y.sw : NULL, step * y.sw,
                               masked ? out + f * dx.sw : NULL, step * dx.sw, most(whole, 1), slots + (phase + f) * c, wide);
@@ -193,88 +192,4 @@ EXPORT void FN(bias_gradient)(const block *given, const block *given_y, const bl
         for (int64_t j = 0; j < c; j++) db[j] += sums[t * c + j];
     free(sums);
     free(all_slots);
-}
-
-/* A copy between any two layouts: extents and strides (elements) of n, c, d, h, w.
- *
- * The dim that is contiguous in y is the inner one. Where x is contiguous along another dim the two make tiles that
- * fit the nearest cache, so that both sides use whole cache lines:
- *
- *     y   a0 b0 | a1 b1        x   a0 a1 a2 | b0 b1 b2
- */
-enum { TILE = 16 };
-
-typedef struct {
-    int64_t extent, sx, sy;
-} axis;
-
-INLINE void line(const real *x, int64_t sx, real *y, int64_t sy, int64_t n) {
-    if (sx == 1 && sy == 1)
-        memcpy(y, x, (size_t)n * sizeof(real));
-    else
-        for (int64_t i = 0; i < n; i++) y[i * sy] = x[i * sx];
-}
-
-/* A tile whose inner dim is contiguous in y and whose outer one is contiguous in x, or any other. */
-static void tile(const real *x, real *y, axis outer, axis inner) {
-    int64_t i = 0;
-    if (outer.sx == 1 && inner.sy == 1)
-        for (; i + 4 <= outer.extent; i += 4)
-            for (int64_t j = 0; j < inner.extent; j++) {
-                const real *from = x + i + j * inner.sx;
-                real *to = y + i * outer.sy + j;
-                to[0] = from[0], to[outer.sy] = from[1], to[2 * outer.sy] = from[2], to[3 * outer.sy] = from[3];
-            }
-    for (; i < outer.extent; i++) line(x + i * outer.sx, inner.sx, y + i * outer.sy, inner.sy, inner.extent);
-}
-
-EXPORT void FN(copy)(const real *x, real *y, const int64_t *extents, const int64_t *sx, const int64_t *sy) {
-    axis axes[5];
-    int count = 0;
-    int64_t total = 1;
-    for (int dim = 0; dim < 5; dim++) {
-        total *= extents[dim];
-        if (extents[dim] != 1) axes[count++] = (axis){extents[dim], sx[dim], sy[dim]};
-    }
-    for (int i = 1; i < count; i++) /* by the strides of y, the largest first */
-        for (int j = i; j > 0 && axes[j - 1].sy < axes[j].sy; j--) {
-            const axis other = axes[j];
-            axes[j] = axes[j - 1], axes[j - 1] = other;
-        }
-    int last = 0; /* dims that follow one another in both are one */
-    for (int i = 1; i < count; i++) {
-        const axis in = axes[i], out = axes[last];
-        if (out.sx == in.extent * in.sx && out.sy == in.extent * in.sy)
-            axes[last] = (axis){out.extent * in.extent, in.sx, in.sy};
-        else
-            axes[++last] = in;
-    }
-    count = count ? last + 1 : 0;
-    if (count == 0) axes[count++] = (axis){1, 1, 1};
-    const axis inner = axes[count - 1];
-    int turned = -1; /* the dim to tile with: contiguous in x, not in y */
-    if (inner.sx != 1)
-        for (int i = 0; i < count - 1; i++)
-            if (axes[i].sx == 1) turned = i;
-    axis outer = turned >= 0 ? axes[turned] : (axis){1, 0, 0};
-    for (int i = turned; i >= 0 && i < count - 2; i++) axes[i] = axes[i + 1];
-    const int rest = count - (turned >= 0 ? 2 : 1);
-    int64_t others = 1;
-    for (int i = 0; i < rest; i++) others *= axes[i].extent;
-    /* Long lines without a tile are cut too, or one dense block would be the work of one thread. */
-    const int64_t long_line = turned >= 0 ? 4 * TILE : 16384;
-    const int64_t across = (outer.extent + TILE - 1) / TILE, along = (inner.extent + long_line - 1) / long_line;
-#pragma omp parallel for schedule(static) if (WORTH(total))
-    for (int64_t job = 0; job < others * across * along; job++) {
-        const int64_t j = job % along * long_line, i = job / along % across * TILE;
-        const real *from = x + i * outer.sx + j * inner.sx;
-        real *to = y + i * outer.sy + j * inner.sy;
-        for (int64_t left = job / along / across, dim = rest - 1; dim >= 0; dim--) {
-            const int64_t at = left % axes[dim].extent;
-            left /= axes[dim].extent;
-            from += at * axes[dim].sx, to += at * axes[dim].sy;
-        }
-        tile(from, to, (axis){least(TILE, outer.extent - i), outer.sx, outer.sy},
-             (axis){least(long_line, inner.extent - j), inner.sx, inner.sy});
-    }
 }

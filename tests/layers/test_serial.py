@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 
 from gridnn.comm.world import World
+from gridnn.compute.cpu.choice import Choice
+from gridnn.compute.cpu.engine import Engine
+from gridnn.compute.cpu.native.library import load
+from gridnn.compute.cpu.onednn.library import find
 from gridnn.errors import InputError
 from gridnn.geometry.grid import AXES, GridShape
 from gridnn.network.placed import place_network
@@ -46,13 +50,35 @@ def test_sampled_grids(comm: Any, name: str, sample_seed: int) -> None:
         )
 
 
+FLOAT32 = 2e-5  # of the largest element; sums of some hundred terms in another order
+
+
 @pytest.mark.ranks(3)
-@pytest.mark.parametrize("name", ["conv3", "linear", "residual"])
-def test_float32(comm: Any, name: str) -> None:
+@pytest.mark.parametrize("name", NETS)
+def test_float32(comm: Any, name: str, sample_seed: int) -> None:
+    network, rng = build(name), random.Random(f"float32 {sample_seed} {name}")
+    with World(comm) as world:
+        for schemes in (uniform_schemes(network, "h3"), random_schemes(network, comm.size, BATCH, rng)):
+            check(world, network, schemes, BATCH, dtype="float32", tolerance=FLOAT32)
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize(
+    "name", ["conv-wide", "conv-groups", "residual", "linear-chain", "conv3d", "max-pool"]
+)
+@pytest.mark.parametrize("provider", ["numpy", "direct", "winograd", "onednn"])
+def test_every_provider(comm: Any, name: str, provider: str) -> None:
+    """Each provider, wherever it can compute, against one process with kernels by rule."""
+    onednn = find() if provider == "onednn" else None
+    if provider == "onednn" and onednn is None:
+        pytest.skip("oneDNN is not installed")
     network = build(name)
     with World(comm) as world:
-        for grid in ("n3", "k3", "c3", "h3"):
-            check(world, network, uniform_schemes(network, grid), BATCH, dtype="float32", tolerance=2e-5)
+        kernels = None if provider == "numpy" else load()
+        for grid in ("n2", "h2", "k2"):
+            engine = Engine(kernels, world.memory, onednn, Choice("fixed", prefer=provider))
+            check(world, network, uniform_schemes(network, grid), BATCH, dtype="float32", tolerance=FLOAT32,
+                  engine=engine)  # fmt: skip
 
 
 @pytest.mark.ranks(2, 4)

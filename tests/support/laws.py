@@ -15,6 +15,7 @@ import numpy as np
 
 from gridnn.comm.shard import Shard, gather
 from gridnn.comm.world import World
+from gridnn.compute.cpu.engine import Engine
 from gridnn.cost.traffic import predict_step
 from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.geometry.traffic import Traffic
@@ -52,10 +53,10 @@ def data(network: Network, batch: int) -> tuple[Any, Any]:
 
 
 def run(world: World, network: Network, schemes: Mapping[str, Scheme], batch: int, *, cut_optimizer: bool = False,
-        overlap: bool = True, dtype: str = "float64") -> Outcome:  # fmt: skip
+        overlap: bool = True, dtype: str = "float64", engine: Engine | None = None) -> Outcome:  # fmt: skip
     """Train two plain steps and gather everything."""
     placed = place_network(network, schemes, batch, world.size)
-    model = Model(world, placed, dtype, BUCKET_BYTES, cut_optimizer, overlap)
+    model = Model(world, placed, dtype, BUCKET_BYTES, cut_optimizer, overlap, engine)
     model.arena.initialise(3)
     whole_x, whole_t = data(network, batch)
     x = np.ascontiguousarray(whole_x[tuple(slice(*i) for i in model.input_box)].astype(dtype))

@@ -65,6 +65,9 @@ NETS: dict[str, Callable[[str], Network]] = {
     "conv-groups": _image(lambda n, x: n.conv(x, 10, 3, pad=1, groups=2)),
     "conv-depthwise": _image(lambda n, x: n.conv(x, 4, 3, pad=1, groups=4)),
     "conv-depthwise-x2": _image(lambda n, x: n.conv(x, 10, 3, pad=1, groups=5), channels=5),
+    "conv-wide": _image(  # wide enough for Winograd's tiles
+        lambda n, x: n.conv(n.relu(n.conv(x, 35, 3, pad=1)), 33, 5, pad=2), (3, 11, 9), channels=32
+    ),
     "conv1d": _image(lambda n, x: n.conv(x, 5, 3, pad=1), (3, 11)),
     "conv3d": _image(lambda n, x: n.conv(x, 3, 3, stride=(1, 2, 1), pad=1), (2, 3, 5, 4)),
     "transposed": _image(lambda n, x: n.conv_transpose(x, 3, 3, stride=2, pad=1, out_pad=1)),

@@ -32,10 +32,14 @@ class Choice:
         "measured" or "fixed".
     known
         Choices of earlier runs on this machine, by `str` of the key.
+    prefer
+        With "fixed": this candidate wherever it is one, before the rule.
     """
 
-    def __init__(self, mode: Mode = "fixed", known: Mapping[str, str] | None = None) -> None:
-        self.mode, self.known = mode, dict(known or {})
+    def __init__(
+        self, mode: Mode = "fixed", known: Mapping[str, str] | None = None, prefer: str | None = None
+    ) -> None:
+        self.mode, self.known, self.prefer = mode, dict(known or {}), prefer
         self.made: dict[str, str] = {}
         self._names: dict[object, str] = {}
 
@@ -59,7 +63,9 @@ class Choice:
 
     def _decide(self, key: str, candidates: Mapping[str, Candidate], rule: str) -> str:
         if self.mode == "fixed" or len(candidates) == 1:
-            return rule if rule in candidates else next(iter(candidates))
+            return next(
+                name for name in (self.prefer, rule, *candidates) if name is not None and name in candidates
+            )
         if self.known.get(key) in candidates:
             return self.known[key]
         seconds = {name: _measure(candidate) for name, candidate in candidates.items()}
@@ -99,7 +105,8 @@ def write_choices(path: Path, machine: str, made: Mapping[str, str]) -> None:
         kept = kept if isinstance(kept, dict) else {}
     except (OSError, ValueError):
         kept = {}
-    kept[machine] = {**(kept.get(machine) or {}), **made}
+    earlier = kept.get(machine)
+    kept[machine] = {**(earlier if isinstance(earlier, dict) else {}), **made}
     fresh = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

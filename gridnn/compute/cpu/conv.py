@@ -12,7 +12,7 @@ import numpy as np
 
 from gridnn.compute.cpu.choice import Candidate
 from gridnn.compute.cpu.engine import Engine
-from gridnn.compute.cpu.memory import Array
+from gridnn.compute.cpu.memory import Array, innermost
 from gridnn.compute.cpu.native import conv as native
 from gridnn.compute.cpu.native import winograd
 from gridnn.compute.cpu.onednn import conv as onednn
@@ -42,7 +42,7 @@ def forward(
         if relu:
             np.maximum(y, 0, out=y)
         return y
-    x, w, win = _ready(engine, x, window, groups), engine.fitted(w), native.window(window)
+    x, w, win = _ready(engine, x, window, groups), engine.dense(w, x), native.window(window)
     found: dict[str, Candidate] = {
         "direct": partial(native.forward, lib, engine.work, x, w, y, win, groups=groups, bias=bias, relu=relu)
     }
@@ -71,7 +71,7 @@ def backward_data(
     if lib is None or dy.size == 0 or w.size == 0:
         dx[...] = reference.backward_data(dy, w, x_shape, **window.keywords, groups=groups)
         return dx
-    dy, w, win = engine.fitted(dy), engine.fitted(w), native.window(window)
+    dy, w, win = engine.fitted(dy), engine.dense(w, dy), native.window(window)
     found: dict[str, Candidate] = {
         "direct": partial(native.backward_data, lib, engine.work, dy, w, dx, win, groups=groups)
     }
@@ -91,11 +91,16 @@ def backward_weights(
     lib = engine.library(x.dtype)
     if dw.size == 0:
         return
+    if dw.dtype != x.dtype or not innermost(dw).flags.c_contiguous:
+        share = engine.empty(dw.shape, x.dtype)
+        backward_weights(engine, x, dy, window, share, groups=groups, add=False)
+        dw[...] = dw + share if add else share
+        return
     if lib is None or dy.size == 0 or x.size == 0:
         share = reference.backward_weights(x, dy, dw.shape, **window.keywords, groups=groups)
         dw[...] = dw + share if add else share
         return
-    x, dy, win = _ready(engine, x, window, groups), engine.fitted(dy), native.window(window)
+    x, dy, win = _ready(engine, x, window, groups), engine.fitted(dy, x), native.window(window)
     # A measurement runs several times: it may not add.
     key = ("backward weights", x.dtype.char, x.shape, w_shape := dw.shape, window, groups)
     target = dw if not add else engine.empty(w_shape, dw.dtype)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gridnn.compute.cpu.choice import Choice
-from gridnn.compute.cpu.memory import Array, Memory, Workspace
+from gridnn.compute.cpu.memory import Array, Memory, Workspace, innermost
 from gridnn.compute.cpu.native import pointwise
 from gridnn.compute.cpu.native.library import Library, fits, load
 from gridnn.compute.cpu.onednn.library import Library as OneDnn
@@ -65,12 +65,21 @@ class Engine:
         """Return an array of logical shape (N, C, *S) from the engine's memory."""
         return self.memory.empty(shape, dtype)
 
-    def fitted(self, x: Array) -> Array:
-        """Return x, or a copy of it with channels innermost."""
-        if fits(x):
+    def fitted(self, x: Array, like: Array | None = None) -> Array:
+        """Return x, or a copy of it with channels innermost and, if given, of the dtype of `like`."""
+        dtype = x.dtype if like is None else like.dtype
+        if fits(x) and x.dtype == dtype:
             return x
-        copy = self.empty(x.shape, x.dtype)
+        copy = self.empty(x.shape, dtype)
         self.copy(x, copy)
+        return copy
+
+    def dense(self, w: Array, like: Array) -> Array:
+        """Return weights (K, C, *R), or a copy of them, K, R, C in memory without gaps, of the dtype of `like`."""
+        if w.dtype == like.dtype and innermost(w).flags.c_contiguous:
+            return w
+        copy = self.empty(w.shape, like.dtype)
+        self.copy(w, copy)
         return copy
 
     def copy(self, x: Array, y: Array) -> None:

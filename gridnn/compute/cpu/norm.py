@@ -46,8 +46,8 @@ def backward_sums(
     lib = engine.library(x.dtype)
     if lib is None:
         return reference.backward_sums(x, *statistics, _masked(dy, y))
-    return native.backward_sums(lib, engine.fitted(x), None if y is None else engine.fitted(y), *statistics,
-                                engine.fitted(dy))  # fmt: skip
+    return native.backward_sums(lib, engine.fitted(x), None if y is None else engine.fitted(y, x), *statistics,
+                                engine.fitted(dy, x))  # fmt: skip
 
 
 def backward_apply(
@@ -58,9 +58,9 @@ def backward_apply(
     lib = engine.library(x.dtype)
     if lib is None:
         return reference.backward_apply(x, *statistics, gamma, _masked(dy, y), sums, count)
-    dx = engine.empty(dy.shape, dy.dtype)
-    native.backward_apply(lib, engine.fitted(x), None if y is None else engine.fitted(y), *statistics, gamma,
-                          engine.fitted(dy), sums, count, dx)  # fmt: skip
+    dx = engine.empty(x.shape, x.dtype)
+    native.backward_apply(lib, engine.fitted(x), None if y is None else engine.fitted(y, x), *statistics, gamma,
+                          engine.fitted(dy, x), sums, count, dx)  # fmt: skip
     return dx
 
 

@@ -31,7 +31,7 @@ def activate_backward(engine: Engine, name: str, kept: Array, dy: Array) -> Arra
     """Return the gradient by the input; `kept` is the input or the output, as KEEPS says."""
     dx = engine.empty(dy.shape, dy.dtype)
     if name == "relu" and (lib := _compiled(engine, dy)):
-        native.relu_backward(lib, engine.fitted(kept), engine.fitted(dy), dx)
+        native.relu_backward(lib, engine.fitted(kept, dy), engine.fitted(dy), dx)
     else:
         dx[...] = activation.backward(name, kept, kept, dy)
     return dx
@@ -50,7 +50,7 @@ def add(engine: Engine, arrays: Sequence[Array], *, relu: bool = False, out: Arr
         return np.maximum(y, 0, out=y) if relu else y
     total = first
     for i, other in enumerate(others):
-        native.add(lib, engine.fitted(total), engine.fitted(other), y, relu and i == len(others) - 1)
+        native.add(lib, engine.fitted(total), engine.fitted(other, first), y, relu and i == len(others) - 1)
         total = y
     return y
 
@@ -80,7 +80,7 @@ def bias_gradient(engine: Engine, dy: Array, db: Array, y: Array | None = None) 
         return dy
     dy = engine.fitted(dy)
     dx = None if y is None else engine.empty(dy.shape, dy.dtype)
-    native.bias_gradient(lib, dy, db, None if y is None else engine.fitted(y), dx)
+    native.bias_gradient(lib, dy, db, None if y is None else engine.fitted(y, dy), dx)
     return dy if dx is None else dx
 
 

@@ -58,7 +58,7 @@ def window(of: windows.Window) -> Window:
 
 
 class _Dim(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *[(name, ctypes.c_int64) for name in ("count", "first", "step", "jump", "taps")],
         ("tap", ctypes.c_void_p),
         ("offset", ctypes.c_void_p),
@@ -72,7 +72,7 @@ class _Walk(ctypes.Structure):
         ("w", _Dim),
         ("kernel_h", ctypes.c_int64),
         ("kernel_w", ctypes.c_int64),
-    ]  # noqa: RUF012
+    ]
 
 
 def forward(

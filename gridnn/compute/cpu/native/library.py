@@ -24,8 +24,8 @@ class Block(ctypes.Structure):
 
     _fields_ = [
         ("at", ctypes.c_void_p),
-        *[(name, ctypes.c_int64) for name in "n d h w c sn sd sh sw".split()],
-    ]  # noqa: RUF012
+        *[(name, ctypes.c_int64) for name in ["n", "d", "h", "w", "c", "sn", "sd", "sh", "sw"]],
+    ]
 
 
 class Library:
@@ -102,10 +102,15 @@ def fits(*arrays: Array) -> bool:
     )
 
 
+def pointer(x: Array) -> ctypes.c_void_p:
+    """Return the address of an array's first element; keep the array alive while it is used."""
+    return ctypes.c_void_p(x.ctypes.data)
+
+
 def block(x: Array) -> Block:
     """Return an array (N, C, *S) that `fits` as a block; keep the array alive while the block is used."""
     shape, strides, size = x.shape, x.strides, x.itemsize
-    at = x.__array_interface__["data"][0]
+    at = x.ctypes.data
     match x.ndim:
         case 4:
             return Block(at, shape[0], 1, shape[2], shape[3], shape[1],

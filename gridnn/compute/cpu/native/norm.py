@@ -1,0 +1,94 @@
+"""Batch normalisation by the compiled kernels, cut where statistics are summed over ranks.
+
+Blocks are (N, C, *S) that `fits`, all of one dtype; vectors are (C,) of any float dtype.  The steps are those of
+the NumPy reference, with the rectifier and the sum that often follow a batch norm in the same pass:
+
+    forward    moments -> [sum over ranks] -> mean, inv_std -> apply [+ add] [relu]
+    backward   backward_sums -> [sum over ranks] -> backward_apply        dy masked by y > 0 where y is given
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+
+from gridnn.compute.cpu.native.library import Array, Library, block, pointer
+
+
+def moments(lib: Library, x: Array, shift: Array) -> Array:
+    """Sums of x - shift and of its square over samples and space: float64 (2, C).
+
+    `shift` (C,) is a guess of the mean, the same on every rank; it keeps the variance from cancelling.
+    """
+    sums = np.zeros((2, x.shape[1]))
+    if x.size:
+        about = np.ascontiguousarray(shift, np.float64)
+        lib.kernel("norm_moments", x.dtype)(ctypes.byref(block(x)), pointer(about), pointer(sums))
+    return sums
+
+
+def apply(
+    lib: Library,
+    x: Array,
+    mean: Array,
+    inv_std: Array,
+    gamma: Array,
+    beta: Array,
+    y: Array,
+    add: Array | None = None,
+    relu: bool = False,
+) -> None:
+    """Set y to (x - mean) inv_std gamma + beta, plus add if given, rectified if asked; y may be x or add."""
+    if x.size:
+        vectors = np.array((mean, inv_std, gamma, beta), np.float64)
+        lib.kernel("norm_apply", x.dtype)(
+            ctypes.byref(block(x)),
+            None if add is None else ctypes.byref(block(add)),
+            ctypes.byref(block(y)), pointer(vectors), int(relu),
+        )  # fmt: skip
+
+
+def backward_sums(lib: Library, x: Array, y: Array | None, mean: Array, inv_std: Array, dy: Array) -> Array:
+    """Sums of dy and of dy xhat over samples and space, the gradients of beta and gamma: float64 (2, C).
+
+    Where y, the rectified output, is given, dy counts only where y > 0.
+    """
+    sums = np.zeros((2, x.shape[1]))
+    if x.size:
+        vectors = np.array((mean, inv_std), np.float64)
+        lib.kernel("norm_backward_sums", x.dtype)(
+            ctypes.byref(block(x)),
+            None if y is None else ctypes.byref(block(y)),
+            ctypes.byref(block(dy)), pointer(vectors), pointer(sums),
+        )  # fmt: skip
+    return sums
+
+
+def backward_apply(
+    lib: Library,
+    x: Array,
+    y: Array | None,
+    mean: Array,
+    inv_std: Array,
+    gamma: Array,
+    dy: Array,
+    sums: Array,
+    count: int,
+    dx: Array,
+) -> None:
+    """Set dx to the gradient by x; dx may be dy.
+
+    Parameters
+    ----------
+    y : (N, C, *S) the rectified output, which masks dy, or None.
+    sums : (2, C) `backward_sums` over all ranks; zeros where the statistics were constants.
+    count : elements a channel over all ranks.
+    """
+    if x.size:
+        vectors = np.array((mean, inv_std, gamma, sums[0], sums[1]), np.float64)
+        lib.kernel("norm_backward_apply", x.dtype)(
+            ctypes.byref(block(x)),
+            None if y is None else ctypes.byref(block(y)),
+            ctypes.byref(block(dy)), ctypes.byref(block(dx)), pointer(vectors), ctypes.c_int64(count),
+        )  # fmt: skip
