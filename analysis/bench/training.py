@@ -14,6 +14,10 @@ from export import exported
 from peer import measure
 
 from gridnn.comm.world import World
+from gridnn.compute.cpu.choice import Choice
+from gridnn.compute.cpu.engine import Engine
+from gridnn.compute.cpu.native.library import load
+from gridnn.compute.cpu.onednn.library import find
 from gridnn.geometry.grid import GridShape
 from gridnn.layers.model import Model
 from gridnn.network import zoo
@@ -54,8 +58,9 @@ def prepare(
     network = zoo.build(name, tuple(shape), classes, **options)
     plan = uniform_plan(network, GridShape.parse(grid), batch, world.size, "benchmark")
     placed = place_network(network, plan.schemes, batch, world.size)
-    model = Model(world, placed, "float32")
-    model.engine.set_threads(threads)
+    engine = Engine(load(), world.memory, find(), Choice("measured"))  # what a run takes by default
+    engine.set_threads(threads)
+    model = Model(world, placed, "float32", engine=engine)
     model.arena.initialise(0)
     if weights is not None and world.rank == 0:
         values = {f"{n}.{p}": q.value for n, of in model.arena.parameters.items() for p, q in of.items()}

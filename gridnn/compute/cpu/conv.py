@@ -46,7 +46,7 @@ def forward(
     found: dict[str, Candidate] = {
         "direct": partial(native.forward, lib, engine.work, x, w, y, win, groups=groups, bias=bias, relu=relu)
     }
-    if _tiled(window, groups):
+    if tiles := winograd.supports(x.shape, w.shape, window.stride, window.dilation, groups):
         found["winograd"] = partial(
             winograd.forward, lib, engine.work, x, w, y, pad_lo=window.pad_lo, bias=bias, relu=relu
         )
@@ -55,7 +55,7 @@ def forward(
             onednn.forward, other, x, w, bias, y, **window.keywords, groups=groups, relu=relu
         )
     key = ("forward", x.dtype.char, x.shape, w.shape, window, groups)
-    engine.choice.run(key, found, _rule(x.shape, w.shape, y.shape))
+    engine.choice.run(key, found, _rule(tiles, w.shape, y.shape))
     return y
 
 
@@ -75,12 +75,12 @@ def backward_data(
     found: dict[str, Candidate] = {
         "direct": partial(native.backward_data, lib, engine.work, dy, w, dx, win, groups=groups)
     }
-    if _tiled(window, groups):
+    if tiles := winograd.supports(dx.shape, w.shape, window.stride, window.dilation, groups):
         found["winograd"] = partial(winograd.backward_data, lib, engine.work, dy, w, dx, pad_lo=window.pad_lo)
     if (other := engine.onednn) is not None and dy.dtype.char == "f":
         found["onednn"] = partial(onednn.backward_data, other, dy, w, dx, **window.keywords, groups=groups)
     key = ("backward data", dy.dtype.char, dx.shape, w.shape, window, groups)
-    engine.choice.run(key, found, _rule(dx.shape, w.shape, dy.shape))
+    engine.choice.run(key, found, _rule(tiles, w.shape, dx.shape))
     return dx
 
 
@@ -107,7 +107,7 @@ def backward_weights(
     found: dict[str, Candidate] = {
         "direct": partial(native.backward_weights, lib, engine.work, x, dy, target, win, groups=groups)
     }
-    if _tiled(window, groups):
+    if tiles := winograd.supports(x.shape, w_shape, window.stride, window.dilation, groups):
         found["winograd"] = partial(
             winograd.backward_weights, lib, engine.work, x, dy, target, pad_lo=window.pad_lo
         )
@@ -115,7 +115,7 @@ def backward_weights(
         found["onednn"] = partial(
             onednn.backward_weights, other, x, dy, target, **window.keywords, groups=groups
         )
-    engine.choice.run(key, found, _rule(x.shape, w_shape, dy.shape))
+    engine.choice.run(key, found, _rule(tiles, w_shape, dy.shape, weights=True))
     if add:
         dw += target
 
@@ -125,14 +125,6 @@ def _ready(engine: Engine, x: Array, window: Window, groups: int) -> Array:
     return x if native.merges(x.shape[1], native.window(window), groups) else engine.fitted(x)
 
 
-def _tiled(window: Window, groups: int) -> bool:
-    """Whether Winograd's tiles cover the window: 3 x 3 or 5 x 5, stride 1."""
-    ones = (1, 1)
-    square = window.kernel in ((3, 3), (5, 5)) and min(window.pad_lo) >= 0
-    return square and groups == 1 and window.stride == ones and window.dilation == ones
-
-
-def _rule(x: tuple[int, ...], w: tuple[int, ...], y: tuple[int, ...]) -> str:
-    """Return the provider of a fixed choice: Winograd's tiles where there are channels and room enough for them."""
-    wide = min(w[0], w[1]) >= 32 and min(*y[2:], 99) >= 8
-    return "winograd" if wide else "direct"
+def _rule(tiles: bool, w: tuple[int, ...], y: tuple[int, ...], *, weights: bool = False) -> str:
+    """Return the provider of a fixed choice."""
+    return "winograd" if tiles and winograd.pays(w, y, weights=weights) else "direct"
