@@ -37,6 +37,8 @@ class Route:
         self.receives: list[Piece] = exchange.receives(rank)
         self.adds = not exchange.source.at_rest
         self.same = self.source == self.target
+        self.stays = self.same and self.kind == "none"  # nothing to do
+        self.shape = extents_of(self.source)
         self.within = bool(self.group) and overlap(self.source, self.target) == self.target
         self.around = (
             bool(self.group) and overlap(self.source, self.target) == self.source and volume(self.source) > 0
@@ -88,8 +90,6 @@ class Pending:
 
     def _unpack(self) -> Array:
         path, shape = self.path, extents_of(self.path.target)
-        if path.kind == "none" and path.same:
-            return self.own
         parts = self.arrived
         if not path.group or path.kind not in ("allgather", "reduce_scatter"):
             # The own piece stands at its place among the peers, so that sums have one order on every run.
@@ -135,9 +135,9 @@ def start(
     margin
         An array of the rank's target box in which `array` lies at its place already.
     """
-    assert array.shape == extents_of(path.source), (
-        f"{key}: array {array.shape}, box {extents_of(path.source)}"
-    )
+    assert array.shape == path.shape, f"{key}: array {array.shape}, box {path.shape}"
+    if path.stays:
+        return Pending.arrived_already(world, array)
     pending = Pending(world, path, array, dtype, margin)
     if path.group:
         with world.clock.phase(path.kind):

@@ -39,6 +39,7 @@ class _Live:
     plan: Bucket
     value: Array
     grad: Array
+    layers: int
     waiting: int
     request: Request | None = None
     share: Array | None = None
@@ -55,7 +56,8 @@ class Arena:
         self.parameters: dict[str, dict[str, Parameter]] = {layer.node.name: {} for layer in placed.layers}
         self._live: list[_Live] = []
         for plan in plan_buckets(placed, world.rank, bucket_bytes, dtype.itemsize):
-            live = _Live(plan, np.zeros(plan.size, dtype), np.zeros(plan.size, dtype), 0)
+            live = _Live(plan, np.zeros(plan.size, dtype), np.zeros(plan.size, dtype),
+                         len({e.layer for e in plan.entries}), 0)  # fmt: skip
             self._live.append(live)
             at = 0
             for entry in plan.entries:
@@ -67,6 +69,15 @@ class Arena:
                     shaped(live.grad[part], shape),
                 )
                 at += entry.size
+
+        self._of: dict[str, list[_Live]] = {}  # layer -> the buckets it has a part in
+        for live in self._live:
+            for layer in dict.fromkeys(entry.layer for entry in live.plan.entries):
+                self._of.setdefault(layer, []).append(live)
+        every = [p for found in self.parameters.values() for p in found.values()]
+        # Weights are large: a step's first gradient replaces the last one.  All others are cleared and added to.
+        self._replaced = [p for p in every if p.spec.name == "weight"]
+        self._cleared = [p for p in every if p.spec.name != "weight"]
 
     def initialise(self, seed: int) -> None:
         """Give every parameter its first value, drawn by global index: the same on every grid."""
@@ -85,24 +96,20 @@ class Arena:
 
     def begin(self) -> None:
         """Forget the gradients of the last step."""
+        for parameter in self._cleared:
+            parameter.grad[...] = 0
+        for parameter in self._replaced:
+            parameter.fresh = True
         for live in self._live:
-            for entry in live.plan.entries:
-                parameter = self.parameters[entry.layer][entry.parameter.name]
-                parameter.fresh = (
-                    entry.parameter.name == "weight"
-                )  # large: replaced, not cleared and added to
-                if not parameter.fresh:
-                    parameter.grad[...] = 0
-            live.waiting = len({e.layer for e in live.plan.entries})
+            live.waiting = live.layers
             live.request = live.share = None
 
     def finished(self, layer: str) -> None:
         """Start the sums of the buckets that only waited for `layer`; move those on their way."""
-        for live in self._live:
-            if any(e.layer == layer for e in live.plan.entries):
-                live.waiting -= 1
-                if live.waiting == 0 and live.plan.owed:
-                    self._start(live)
+        for live in self._of.get(layer, ()):
+            live.waiting -= 1
+            if live.waiting == 0 and live.plan.owed:
+                self._start(live)
         poll([live.request for live in self._live])
 
     def _start(self, live: _Live) -> None:

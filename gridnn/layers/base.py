@@ -67,6 +67,7 @@ class Layer:
             None  # where the next output goes: the middle of a margin buffer (set by the model)
         )
         self._groups: dict[tuple[str, ...], tuple[int, ...]] = {}
+        self._out_shape = extents_of(self.out)
         self.raw: Box = placed.placement.raw.box(world.rank)
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
@@ -91,12 +92,12 @@ class Layer:
     def output(self) -> Array:
         """Return the array for the output at rest: where the next layer wants it, or a new one."""
         into, self.into = self.into, None
-        return self.engine.empty(extents_of(self.out), self.dtype) if into is None else into
+        return self.engine.memory.empty(self._out_shape, self.dtype) if into is None else into
 
     @cached_property
     def settled(self) -> bool:
         """Whether the output is at rest as computed."""
-        return self._settling.kind == "none" and self._settling.same
+        return self._settling.stays
 
     def settle(self, raw: Array) -> Array:
         """Take the output as computed, a term of a sum, to rest."""

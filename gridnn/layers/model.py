@@ -9,6 +9,8 @@ All ranks walk the same layers in the same order; a rank outside a layer's schem
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -16,6 +18,7 @@ from gridnn.comm.mover import Pending, Route, start
 from gridnn.comm.world import Array, World
 from gridnn.compute.cpu import pointwise
 from gridnn.compute.cpu.engine import Engine
+from gridnn.geometry.exchange import Exchange
 from gridnn.geometry.interval import Box, Interval, extents_of, local_slices
 from gridnn.geometry.traffic import Key
 from gridnn.layers.arena import Arena
@@ -27,6 +30,22 @@ from gridnn.layers.loss import Loss, Verdict
 from gridnn.layers.pointwise import DropoutLayer
 from gridnn.network.graph import INPUT
 from gridnn.network.placed import Edge, PlacedNetwork
+
+
+class Stop(NamedTuple):
+    """What the passes do at a layer, looked up once."""
+
+    layer: Layer
+    works: bool  # on this rank
+    inputs: tuple[int, ...]  # edges
+    leaves: tuple[tuple[int, Route, Key], ...]  # edges its output takes
+    gives: tuple[tuple[Route, Key] | None, ...]  # the way back of each input
+    last: tuple[int, ...]  # edges that nobody reads after it
+    margin: int | None  # edge into whose margin buffer its output is written
+
+
+def _key(edge: Edge, direction: str, exchange: Exchange) -> Key:
+    return Key(edge.owner, direction, exchange.kind, " ".join(exchange.axes))
 
 
 class Model:
@@ -52,13 +71,6 @@ class Model:
             for p in placed.layers
         ]
         self.paths = [None if e.exchange is None else Route(e.exchange, world.rank) for e in placed.edges]
-        self.back_paths = [
-            None if x is None else Route(x.transpose(), world.rank)
-            for x in (e.exchange for e in placed.edges)
-        ]
-        self.uses = [
-            sum(layer.placed.edges.count(i) for layer in self.layers) for i in range(len(placed.edges))
-        ]
         for layer in self.layers:
             layer.wants_dx = any(placed.edges[e].exchange is not None for e in layer.placed.edges)
             if isinstance(layer, Convolution):
@@ -68,6 +80,8 @@ class Model:
         loss = self.layers[-1]
         assert isinstance(loss, Loss)
         self.loss = loss
+        self._stops = self._itinerary()
+        self._uses = [sum(stop.inputs.count(e) for stop in self._stops) for e in range(len(placed.edges))]
 
     @property
     def input_box(self) -> Box:
@@ -110,32 +124,29 @@ class Model:
         coming: dict[int, Pending] = {
             i: self._read(e, x) for i, e in enumerate(self.placed.edges) if e.producer == INPUT
         }
-        left, margin = list(self.uses), dict[int, tuple[Array, Array]]()
+        margin = dict[int, tuple[Array, Array]]()
         verdict = Verdict(0.0, 0.0, 0.0)
         self.output: Array | None = None
-        for layer in self.layers:
-            inputs, y = [coming[e] for e in layer.placed.edges], self._nothing(layer)
+        for stop in self._stops:
+            layer, inputs = stop.layer, [coming[e] for e in stop.inputs]
             if isinstance(layer, DropoutLayer):
                 layer.at = at
             if layer is self.loss:
-                self.output = inputs[0].wait()
-                if self._works_on(layer):
-                    verdict = self.loss.judge(self.output, target, valid, score)
-            elif self._works_on(layer):
-                if (e := self._margins.get(layer.name)) is not None:
-                    layer.into = self._margin(e, margin)
+                self.output = y = inputs[0].wait()
+                if stop.works:
+                    verdict = self.loss.judge(y, target, valid, score)
+            elif stop.works:
+                if stop.margin is not None:
+                    layer.into = self._margin(stop.margin, margin)
                 y = layer.forward(inputs, train)
                 layer.into = None
-            for i, edge in enumerate(self.placed.edges):
-                path = self.paths[i]
-                if edge.producer == layer.name and path is not None and edge.exchange is not None:
-                    key = Key(edge.owner, "forward", edge.exchange.kind, " ".join(edge.exchange.axes))
-                    room, middle = margin.pop(i, (None, None))
-                    coming[i] = start(self.world, path, y, key, self.dtype, room if y is middle else None)
-            for e in layer.placed.edges:
-                left[e] -= 1
-                if left[e] == 0:
-                    coming.pop(e).wait()  # also completes what this rank only sent
+            else:
+                y = self._nothing(layer)
+            for e, path, key in stop.leaves:
+                room, middle = margin.pop(e, (None, None))
+                coming[e] = start(self.world, path, y, key, self.dtype, room if y is middle else None)
+            for e in stop.last:
+                coming.pop(e).wait()  # also completes what this rank only sent
         return verdict
 
     def backward(self, scale: float = 1.0, last: bool = True) -> None:
@@ -150,31 +161,52 @@ class Model:
             self._backward(scale, last)
 
     def _backward(self, scale: float, last: bool) -> None:
-        left, sums = list(self.uses), dict[int, Array]()
+        left, sums = list(self._uses), dict[int, Array]()
         coming: dict[int, Pending] = {}
-        for layer in reversed(self.layers):
-            dy = self._collect(layer, coming)
-            if layer is self.loss:
-                found = [self.loss.gradient(scale)] if self._works_on(layer) else []
-            elif self._works_on(layer):
-                found = layer.backward(dy)
+        for stop in reversed(self._stops):
+            layer = stop.layer
+            dy = self._collect(stop, coming)
+            if not stop.works:
+                found = [np.zeros((0,) * len(need), self.dtype) for need in layer.needs]
+            elif layer is self.loss:
+                found = [self.loss.gradient(scale)]
             else:
-                found = []
-            found = found or [np.zeros((0,) * len(need), self.dtype) for need in layer.needs]
-            for e, dx in zip(layer.placed.edges, found, strict=True):
-                path, exchange = self.back_paths[e], self.placed.edges[e].exchange
-                if path is None or exchange is None:
+                found = layer.backward(dy)
+            for e, dx, back in zip(stop.inputs, found, stop.gives, strict=True):
+                if back is None:
                     continue
                 sums[e] = pointwise.add(self.engine, [sums[e], dx]) if e in sums else dx
                 left[e] -= 1
                 if left[e] == 0:
-                    back = exchange.transpose()
-                    key = Key(self.placed.edges[e].owner, "backward", back.kind, " ".join(back.axes))
-                    coming[e] = start(self.world, path, sums.pop(e), key, self.dtype)
-            if self._works_on(layer):
+                    coming[e] = start(self.world, back[0], sums.pop(e), back[1], self.dtype)
+            if stop.works:
                 layer.weigh()
                 if last:
                     self.arena.finished(layer.name)
+
+    def _itinerary(self) -> list[Stop]:
+        """Return what the passes do at each layer, in the order of forward."""
+        edges, stops = self.placed.edges, list[Stop]()
+        users = [[layer.name for layer in self.layers if i in layer.placed.edges] for i in range(len(edges))]
+        backs: list[tuple[Route, Key] | None] = []
+        for edge in edges:
+            transposed = None if edge.exchange is None else edge.exchange.transpose()
+            backs.append(
+                None if transposed is None
+                else (Route(transposed, self.world.rank), _key(edge, "backward", transposed))
+            )  # fmt: skip
+        for layer in self.layers:
+            leaves = [
+                (i, path, _key(edge, "forward", edge.exchange))
+                for i, (edge, path) in enumerate(zip(edges, self.paths, strict=True))
+                if edge.producer == layer.name and path is not None and edge.exchange is not None
+            ]
+            mine = layer.placed.edges
+            stops.append(Stop(
+                layer, self.world.rank in layer.scheme.ranks, mine, tuple(leaves), tuple(backs[e] for e in mine),
+                tuple(dict.fromkeys(e for e in mine if users[e][-1] == layer.name)), self._margins.get(layer.name),
+            ))  # fmt: skip
+        return stops
 
     def _margin(self, edge: int, margin: dict[int, tuple[Array, Array]]) -> Array:
         """Make the margin buffer of a halo edge; return its middle, for the producer to write."""
@@ -184,11 +216,12 @@ class Model:
         margin[edge] = (room, room[local_slices(path.source, path.target)])
         return margin[edge][1]
 
-    def _collect(self, layer: Layer, coming: dict[int, Pending]) -> Array:
+    def _collect(self, stop: Stop, coming: dict[int, Pending]) -> Array:
         """Return the gradient of a layer's output: the sum of what its edges give back."""
-        parts = [coming.pop(i).wait() for i, e in enumerate(self.placed.edges) if e.producer == layer.name]
-        dy = parts[0] if parts else self._nothing(layer)
-        return pointwise.add(self.engine, [dy, *parts[1:]]) if len(parts) > 1 else dy
+        parts = [coming.pop(e).wait() for e, _, _ in stop.leaves]
+        if len(parts) > 1:
+            return pointwise.add(self.engine, parts)
+        return parts[0] if parts else self._nothing(stop.layer)
 
     def _read(self, edge: Edge, x: Array) -> Pending:
         """Return an input edge, which has arrived: the loader read it."""
@@ -199,9 +232,6 @@ class Model:
             else np.zeros(extents_of(need), self.dtype)
         )
         return Pending.arrived_already(self.world, array)
-
-    def _works_on(self, layer: Layer) -> bool:
-        return self.world.rank in layer.scheme.ranks
 
     def _nothing(self, layer: Layer) -> Array:
         dims = len(layer.placed.placement.out.dims)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gridnn.compute.cpu.native import pointwise
+from gridnn.compute.cpu.native.library import block, pointer
 
 from . import native
 from .native import Array, each_dtype, each_layout, each_library, each_thread_count, place, untouched
@@ -198,3 +200,13 @@ def test_empty_blocks(which: str, shape: tuple[int, ...]) -> None:
     pointwise.bias_gradient(lib, x, b)
     pointwise.copy(lib, x, x)
     assert (b == 1).all()
+
+
+def test_the_address_is_where_numpy_keeps_it(tmp_path: Path) -> None:
+    """A view, a slice, an empty array, and a subclass of an array."""
+    x = np.zeros((4, 5))
+    mapped = np.memmap(tmp_path / "x", dtype=np.float32, mode="w+", shape=(3,))
+    for a in (x, x[1:, 2], x[:0], np.moveaxis(x, 0, 1), mapped):
+        assert pointer(a).value == a.__array_interface__["data"][0]
+        if a.ndim >= 2:
+            assert (block(a).at or 0) == a.__array_interface__["data"][0]

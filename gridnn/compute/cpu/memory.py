@@ -76,15 +76,18 @@ class Memory:
         self._map = _reserve()
         self._starts, self._sizes = [0], [len(self._map)]  # the gaps, by address
         self._leases: dict[int, _Lease] = {}
+        self._forms: dict[object, _Form] = {}
         self.used_bytes = self.peak_bytes = self.touched_bytes = self.asked = 0
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
         """Return an array of logical shape (N, C, *S), channels innermost, of any content."""
-        kind = np.dtype(dtype)
-        need = prod(shape) * kind.itemsize
-        if need < SMALL:
+        shape = tuple(shape)
+        form = self._forms.get((shape, dtype)) or self._forms.setdefault(
+            (shape, dtype), _form(shape, np.dtype(dtype))
+        )
+        kind, strides, size = form
+        if size < SMALL:
             return shaped(np.empty(prod(shape), kind), shape)
-        size = -(-need // ALIGNMENT) * ALIGNMENT
         i = next((i for i, gap in enumerate(self._sizes) if gap >= size), None)
         if i is None:
             self.asked += 1
@@ -99,11 +102,11 @@ class Memory:
         if start + size > self.touched_bytes:
             self.touched_bytes, self.asked = start + size, self.asked + 1
         # Views of this array keep it alive: its own base is the map, which is no array.
-        flat = np.ndarray(need // kind.itemsize, kind, self._map, start)
-        lease = _Lease(flat, self._give)
+        array: Array = np.ndarray(shape, kind, self._map, start, strides)
+        lease = _Lease(array, self._give)
         lease.start, lease.size = start, size
         self._leases[id(lease)] = lease
-        return shaped(flat, shape)
+        return array
 
     def zeros(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
         """Return zeros of logical shape (N, C, *S), channels innermost."""
@@ -129,6 +132,14 @@ class Memory:
         else:
             starts.insert(i, start)
             sizes.insert(i, size)
+
+
+_Form = tuple[np.dtype[Any], tuple[int, ...], int]  # dtype, strides, bytes rounded up
+
+
+def _form(shape: Sequence[int], kind: np.dtype[Any]) -> _Form:
+    size = -(-prod(shape) * kind.itemsize // ALIGNMENT) * ALIGNMENT
+    return kind, shaped(np.empty(prod(shape), kind), shape).strides, size
 
 
 class _Lease(weakref.ref[Array]):
