@@ -127,17 +127,18 @@ def test_a_choice_is_measured_once_and_kept() -> None:
         return run
 
     choice = Choice("measured", known={"'known'": "b"})
-    able = {"a": candidate("a", None), "b": candidate("b", True), "c": candidate("c", False)}
-    choice.run("new", able, "a")
+    providers = {"a": candidate("a", None), "b": candidate("b", True), "c": candidate("c", False)}
+    choice.run("new", providers, lambda: ["a", "b", "c"], ())
     assert set(ran) == {"a", "b", "c"} and choice.made["new"] in ("a", "b")
     ran.clear()
-    choice.run("new", able, "a")
+    choice.run("new", providers, list, ())
     assert ran == [choice.made["new"]]
     ran.clear()
-    Choice("fixed").run("new", able, "b")
-    Choice("fixed").run("new", able, "missing")
-    Choice("fixed", prefer="c").run("new", able, "b")  # c cannot: the first computes
-    assert ran == ["b", "a", "c", "a"]
+    Choice("measured", known={"old": "b"}).run("old", providers, lambda: ["a", "b"], ())
+    Choice("fixed").run("new", providers, lambda: ["b", "a"], ())
+    Choice("fixed", prefer="missing").run("new", providers, lambda: ["a", "b"], ())
+    Choice("fixed", prefer="c").run("new", providers, lambda: ["a", "c"], ())  # c cannot: a computes
+    assert ran == ["b", "b", "a", "c", "a"]
 
 
 def test_kept_choices_survive_a_damaged_file(tmp_path: Any) -> None:

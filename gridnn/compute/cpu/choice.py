@@ -1,10 +1,10 @@
 """Which provider computes a shape: by a short measurement that is kept, or by rule.
 
-    measured   the first call of a shape runs every candidate once or twice and keeps the fastest     (a run's default)
+    measured   the first call of a shape runs every provider once or twice and keeps the fastest     (a run's default)
     fixed      a rule of the shape: the same on every machine and in every run
 
-A choice is known by what was asked (pass, shapes, window), not by where the arrays lie.  A candidate that cannot take
-particular arrays says so, and the first candidate, which can take any, computes.
+A choice is known by what was asked (pass, shapes, window), not by where the arrays lie.  A provider that cannot take
+particular arrays says so, and the next is asked; "numpy" takes any.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-Candidate = Callable[[], bool | None]  # False: not these arrays
+Provider = Callable[..., bool | None]  # False: not these arrays
 Mode = Literal["measured", "fixed"]
 
 LONG_S = 0.02
@@ -33,7 +33,7 @@ class Choice:
     known
         Choices of earlier runs on this machine, by `str` of the key.
     prefer
-        With "fixed": this candidate wherever it is one, before the rule.
+        With "fixed": this provider wherever it is able, before the rule.
     """
 
     def __init__(
@@ -41,44 +41,55 @@ class Choice:
     ) -> None:
         self.mode, self.known, self.prefer = mode, dict(known or {}), prefer
         self.made: dict[str, str] = {}
-        self._names: dict[object, str] = {}
+        self._chosen: dict[object, tuple[str, ...]] = {}
 
-    def run(self, key: object, candidates: Mapping[str, Candidate], rule: str) -> None:
-        """Compute by the chosen candidate.
+    def run(
+        self, key: object, providers: Mapping[str, Provider], able: Callable[[], Sequence[str]],
+        arguments: tuple[object, ...],
+    ) -> None:  # fmt: skip
+        """Compute by the chosen provider.
 
         Parameters
         ----------
         key
             What was asked; hashable, with a `str` that tells shapes apart.
-        candidates
-            The first takes any arrays.  Each may run more than once, and the last run's result stays.
-        rule
-            What a fixed choice takes.
+        providers
+            By name.  One that is tried may run more than once; the last run's result stays.
+        able
+            Who can compute this shape, best by rule first; asked at the first call only.
+        arguments
+            Of the provider.
         """
-        name = self._names.get(key)
-        if name is None:
-            name = self._names[key] = self._decide(str(key), candidates, rule)
-        if name not in candidates or candidates[name]() is False:
-            next(iter(candidates.values()))()
+        chosen = self._chosen.get(key)
+        if chosen is None:
+            chosen = self._chosen[key] = self._decide(str(key), providers, able(), arguments)
+        for name in chosen:
+            if providers[name](*arguments) is not False:
+                return
+        providers["numpy"](*arguments)
 
-    def _decide(self, key: str, candidates: Mapping[str, Candidate], rule: str) -> str:
-        if self.mode == "fixed" or len(candidates) == 1:
-            return next(
-                name for name in (self.prefer, rule, *candidates) if name is not None and name in candidates
-            )
-        if self.known.get(key) in candidates:
-            return self.known[key]
-        seconds = {name: _measure(candidate) for name, candidate in candidates.items()}
-        self.made[key] = min(seconds, key=seconds.__getitem__)
-        return self.made[key]
+    def _decide(
+        self, key: str, providers: Mapping[str, Provider], able: Sequence[str], arguments: tuple[object, ...]
+    ) -> tuple[str, ...]:
+        """Return whom to ask, in this order."""
+        if self.mode == "fixed":
+            first = self.prefer if self.prefer in able else able[0]
+        elif self.known.get(key) in able:
+            first = self.known[key]
+        elif len(able) == 1:
+            first = able[0]
+        else:
+            seconds = {name: _measure(providers[name], arguments) for name in able}
+            first = self.made[key] = min(seconds, key=seconds.__getitem__)
+        return (first, *(name for name in able if name != first)) if first is not None else tuple(able)
 
 
-def _measure(candidate: Candidate) -> float:
-    """Return the seconds of a candidate, infinite if it cannot."""
+def _measure(provider: Provider, arguments: tuple[object, ...]) -> float:
+    """Return the seconds of a provider, infinite if it cannot."""
     best = float("inf")
     for _ in range(3):
         started_s = time.perf_counter()
-        if candidate() is False:
+        if provider(*arguments) is False:
             return float("inf")
         spent_s = time.perf_counter() - started_s
         best = min(best, spent_s)

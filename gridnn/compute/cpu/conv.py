@@ -2,22 +2,31 @@
 
 x (N, C, *S), w (K, C / groups, *R), y (N, K, *O); channels innermost in memory, weights K, R, C.  Transposed
 convolution is `backward_data` read forwards.
+
+| provider | takes                                                           |
+|----------|-----------------------------------------------------------------|
+| numpy    | everything                                                      |
+| direct   | everything in float32 and float64                               |
+| winograd | 3 x 3 and 5 x 5 windows, stride 1, in float32 and float64       |
+| onednn   | float32 without margins                                         |
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from gridnn.compute.cpu.choice import Candidate
 from gridnn.compute.cpu.engine import Engine
-from gridnn.compute.cpu.memory import Array, innermost
+from gridnn.compute.cpu.memory import Array, is_dense
 from gridnn.compute.cpu.native import conv as native
 from gridnn.compute.cpu.native import winograd
+from gridnn.compute.cpu.native.walk import window as three
 from gridnn.compute.cpu.onednn import conv as onednn
 from gridnn.compute.cpu.reference import conv as reference
 from gridnn.compute.cpu.window import Window
+
+Provider = Callable[..., bool | None]
 
 
 def forward(
@@ -32,30 +41,12 @@ def forward(
         Where the result goes, of shape (N, K, *O) and with channels innermost; a new array if None.
     """
     y = engine.empty((x.shape[0], w.shape[0], *window.outs(x.shape[2:])), x.dtype) if out is None else out
-    lib = engine.library(x.dtype)
-    if y.size == 0:
-        return y
-    if lib is None or x.size == 0 or w.size == 0:
-        y[...] = reference.forward(x, w, **window.keywords, groups=groups)
-        if bias is not None:
-            reference.add_bias(y, bias)
-        if relu:
-            np.maximum(y, 0, out=y)
-        return y
-    x, w, win = _ready(engine, x, window, groups), engine.dense(w, x), native.window(window)
-    found: dict[str, Candidate] = {
-        "direct": partial(native.forward, lib, engine.work, x, w, y, win, groups=groups, bias=bias, relu=relu)
-    }
-    if tiles := winograd.supports(x.shape, w.shape, window.stride, window.dilation, groups):
-        found["winograd"] = partial(
-            winograd.forward, lib, engine.work, x, w, y, pad_lo=window.pad_lo, bias=bias, relu=relu
-        )
-    if (other := engine.onednn) is not None and x.dtype.char == "f":
-        found["onednn"] = partial(
-            onednn.forward, other, x, w, bias, y, **window.keywords, groups=groups, relu=relu
-        )
-    key = ("forward", x.dtype.char, x.shape, w.shape, window, groups)
-    engine.choice.run(key, found, _rule(tiles, w.shape, y.shape))
+    if y.size:
+        key = ("forward", x.dtype.char, x.shape, w.shape, window, groups)
+        engine.choice.run(
+            key, _FORWARD, lambda: _able(engine, x, y, w, window, groups, y.shape),
+            (engine, _ready(engine, x, window, groups), engine.dense(w, x), y, window, groups, bias, relu),
+        )  # fmt: skip
     return y
 
 
@@ -65,22 +56,12 @@ def backward_data(
 ) -> Array:  # fmt: skip
     """Return the gradient of `forward` by x: (N, C, *S); elements that no window touched get zero."""
     dx = engine.empty(x_shape, dy.dtype) if out is None else out
-    lib = engine.library(dy.dtype)
-    if dx.size == 0:
-        return dx
-    if lib is None or dy.size == 0 or w.size == 0:
-        dx[...] = reference.backward_data(dy, w, x_shape, **window.keywords, groups=groups)
-        return dx
-    dy, w, win = engine.fitted(dy), engine.dense(w, dy), native.window(window)
-    found: dict[str, Candidate] = {
-        "direct": partial(native.backward_data, lib, engine.work, dy, w, dx, win, groups=groups)
-    }
-    if tiles := winograd.supports(dx.shape, w.shape, window.stride, window.dilation, groups):
-        found["winograd"] = partial(winograd.backward_data, lib, engine.work, dy, w, dx, pad_lo=window.pad_lo)
-    if (other := engine.onednn) is not None and dy.dtype.char == "f":
-        found["onednn"] = partial(onednn.backward_data, other, dy, w, dx, **window.keywords, groups=groups)
-    key = ("backward data", dy.dtype.char, dx.shape, w.shape, window, groups)
-    engine.choice.run(key, found, _rule(tiles, w.shape, dx.shape))
+    if dx.size:
+        key = ("backward data", dy.dtype.char, dx.shape, w.shape, window, groups)
+        engine.choice.run(
+            key, _DATA, lambda: _able(engine, dx, dy, w, window, groups, dx.shape),
+            (engine, engine.fitted(dy), engine.dense(w, dy), dx, window, groups),
+        )  # fmt: skip
     return dx
 
 
@@ -88,43 +69,139 @@ def backward_weights(
     engine: Engine, x: Array, dy: Array, window: Window, dw: Array, *, groups: int = 1, add: bool = True
 ) -> None:
     """Add the gradient of `forward` by w to dw (K, C / groups, *R), or replace dw by it."""
-    lib = engine.library(x.dtype)
-    if dw.size == 0:
+    if not dw.size:
         return
-    if dw.dtype != x.dtype or not innermost(dw).flags.c_contiguous:
+    if add or dw.dtype != x.dtype or not is_dense(dw):  # providers replace: a measurement runs several times
         share = engine.empty(dw.shape, x.dtype)
         backward_weights(engine, x, dy, window, share, groups=groups, add=False)
         dw[...] = dw + share if add else share
         return
-    if lib is None or dy.size == 0 or x.size == 0:
-        share = reference.backward_weights(x, dy, dw.shape, **window.keywords, groups=groups)
-        dw[...] = dw + share if add else share
-        return
-    x, dy, win = _ready(engine, x, window, groups), engine.fitted(dy, x), native.window(window)
-    # A measurement runs several times: it may not add.
-    key = ("backward weights", x.dtype.char, x.shape, w_shape := dw.shape, window, groups)
-    target = dw if not add else engine.empty(w_shape, dw.dtype)
-    found: dict[str, Candidate] = {
-        "direct": partial(native.backward_weights, lib, engine.work, x, dy, target, win, groups=groups)
-    }
-    if tiles := winograd.supports(x.shape, w_shape, window.stride, window.dilation, groups):
-        found["winograd"] = partial(
-            winograd.backward_weights, lib, engine.work, x, dy, target, pad_lo=window.pad_lo
-        )
-    if (other := engine.onednn) is not None and x.dtype.char == "f":
-        found["onednn"] = partial(
-            onednn.backward_weights, other, x, dy, target, **window.keywords, groups=groups
-        )
-    engine.choice.run(key, found, _rule(tiles, w_shape, dy.shape, weights=True))
-    if add:
-        dw += target
+    key = ("backward weights", x.dtype.char, x.shape, dw.shape, window, groups)
+    engine.choice.run(
+        key, _WEIGHTS, lambda: _able(engine, x, dy, dw, window, groups, dy.shape, weights=True),
+        (engine, _ready(engine, x, window, groups), engine.fitted(dy, x), dw, window, groups),
+    )  # fmt: skip
+
+
+def _able(
+    engine: Engine, x: Array, y: Array, w: Array, window: Window, groups: int, tiled: tuple[int, ...],
+    *, weights: bool = False,
+) -> tuple[str, ...]:  # fmt: skip
+    """Return who can compute, the one that a fixed choice takes first."""
+    names = ["numpy"]
+    if x.size and y.size and w.size:
+        if engine.onednn is not None and x.dtype.char == "f":
+            names.insert(0, "onednn")
+        if engine.library(x.dtype) is not None:
+            names = ["direct", *names[:-1]]  # NumPy need not be tried
+            if winograd.supports(x.shape, w.shape, window.stride, window.dilation, groups):
+                pays = winograd.pays(w.shape, tiled, weights=weights)
+                names.insert(0 if pays else 1, "winograd")
+    return tuple(names)
 
 
 def _ready(engine: Engine, x: Array, window: Window, groups: int) -> Array:
     """Return x as the kernels read it; where it is framed anyway, the frame is filled from any memory order."""
-    return x if native.merges(x.shape[1], native.window(window), groups) else engine.fitted(x)
+    return x if native.merges(x.shape[1], three(window), groups) else engine.fitted(x)
 
 
-def _rule(tiles: bool, w: tuple[int, ...], y: tuple[int, ...], *, weights: bool = False) -> str:
-    """Return the provider of a fixed choice."""
-    return "winograd" if tiles and winograd.pays(w, y, weights=weights) else "direct"
+def _native_forward(
+    e: Engine, x: Array, w: Array, y: Array, window: Window, groups: int, bias: Array | None, relu: bool
+) -> bool:
+    lib = e.library(x.dtype)
+    if lib is None:
+        return False
+    native.forward(lib, e.work, x, w, y, three(window), groups=groups, bias=bias, relu=relu)
+    return True
+
+
+def _native_data(e: Engine, dy: Array, w: Array, dx: Array, window: Window, groups: int) -> bool:
+    lib = e.library(dy.dtype)
+    if lib is None:
+        return False
+    native.backward_data(lib, e.work, dy, w, dx, three(window), groups=groups)
+    return True
+
+
+def _native_weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, groups: int) -> bool:
+    lib = e.library(x.dtype)
+    if lib is None:
+        return False
+    native.backward_weights(lib, e.work, x, dy, dw, three(window), groups=groups, add=False)
+    return True
+
+
+def _tiles_forward(
+    e: Engine, x: Array, w: Array, y: Array, window: Window, groups: int, bias: Array | None, relu: bool
+) -> bool:
+    lib = e.library(x.dtype)
+    if lib is None:
+        return False
+    winograd.forward(lib, e.work, e.fitted(x), w, y, pad_lo=window.pad_lo, bias=bias, relu=relu)
+    return True
+
+
+def _tiles_data(e: Engine, dy: Array, w: Array, dx: Array, window: Window, groups: int) -> bool:
+    lib = e.library(dy.dtype)
+    if lib is None:
+        return False
+    winograd.backward_data(lib, e.work, dy, w, dx, pad_lo=window.pad_lo)
+    return True
+
+
+def _tiles_weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, groups: int) -> bool:
+    lib = e.library(x.dtype)
+    if lib is None:
+        return False
+    winograd.backward_weights(lib, e.work, e.fitted(x), dy, dw, pad_lo=window.pad_lo)
+    return True
+
+
+def _onednn_forward(
+    e: Engine, x: Array, w: Array, y: Array, window: Window, groups: int, bias: Array | None, relu: bool
+) -> bool:
+    lib = e.onednn
+    return lib is not None and onednn.forward(
+        lib, e.fitted(x), w, bias, y, **window.keywords, groups=groups, relu=relu
+    )
+
+
+def _onednn_data(e: Engine, dy: Array, w: Array, dx: Array, window: Window, groups: int) -> bool:
+    lib = e.onednn
+    return lib is not None and onednn.backward_data(lib, dy, w, dx, **window.keywords, groups=groups)
+
+
+def _onednn_weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, groups: int) -> bool:
+    lib = e.onednn
+    return lib is not None and onednn.backward_weights(
+        lib, e.fitted(x), dy, dw, **window.keywords, groups=groups
+    )
+
+
+def _numpy_forward(
+    e: Engine, x: Array, w: Array, y: Array, window: Window, groups: int, bias: Array | None, relu: bool
+) -> None:
+    y[...] = reference.forward(x, w, **window.keywords, groups=groups)
+    if bias is not None:
+        reference.add_bias(y, bias)
+    if relu:
+        np.maximum(y, 0, out=y)
+
+
+def _numpy_data(e: Engine, dy: Array, w: Array, dx: Array, window: Window, groups: int) -> None:
+    dx[...] = reference.backward_data(dy, w, dx.shape, **window.keywords, groups=groups)
+
+
+def _numpy_weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, groups: int) -> None:
+    dw[...] = reference.backward_weights(x, dy, dw.shape, **window.keywords, groups=groups)
+
+
+_FORWARD: Mapping[str, Provider] = {
+    "direct": _native_forward, "winograd": _tiles_forward, "onednn": _onednn_forward, "numpy": _numpy_forward,
+}  # fmt: skip
+_DATA: Mapping[str, Provider] = {
+    "direct": _native_data, "winograd": _tiles_data, "onednn": _onednn_data, "numpy": _numpy_data,
+}  # fmt: skip
+_WEIGHTS: Mapping[str, Provider] = {
+    "direct": _native_weights, "winograd": _tiles_weights, "onednn": _onednn_weights, "numpy": _numpy_weights,
+}  # fmt: skip

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gridnn.compute.cpu.choice import Choice
-from gridnn.compute.cpu.memory import Array, Memory, Workspace, innermost
+from gridnn.compute.cpu.memory import Array, Memory, Workspace, is_dense
 from gridnn.compute.cpu.native import pointwise
 from gridnn.compute.cpu.native.library import Library, fits, load
 from gridnn.compute.cpu.onednn.library import Library as OneDnn
@@ -76,7 +76,7 @@ class Engine:
 
     def dense(self, w: Array, like: Array) -> Array:
         """Return weights (K, C, *R), or a copy of them, K, R, C in memory without gaps, of the dtype of `like`."""
-        if w.dtype == like.dtype and innermost(w).flags.c_contiguous:
+        if w.dtype == like.dtype and is_dense(w):
             return w
         copy = self.empty(w.shape, like.dtype)
         self.copy(w, copy)

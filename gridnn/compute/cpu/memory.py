@@ -36,6 +36,10 @@ SMALL = 4096
 NORESERVE = 0x4000  # Linux: promise no memory until it is touched
 
 
+_INNERMOST = {rank: (0, *range(2, rank), 1) for rank in range(3, 9)}
+_LOGICAL = {rank: (0, rank - 1, *range(1, rank - 1)) for rank in range(3, 9)}
+
+
 def empty(shape: Sequence[int], dtype: DTypeLike) -> Array:
     """Return a new array of logical shape (N, C, *S) whose channels are innermost."""
     return shaped(np.empty(prod(shape), dtype), shape)
@@ -48,15 +52,19 @@ def zeros(shape: Sequence[int], dtype: DTypeLike) -> Array:
 
 def innermost(x: Array) -> Array:
     """Return a view (N, *S, C) of an array (N, C, *S): contiguous if it is dense and channels-last."""
-    return np.moveaxis(x, 1, -1) if x.ndim > 2 else x
+    return x.transpose(_INNERMOST[x.ndim]) if x.ndim > 2 else x
+
+
+def is_dense(x: Array) -> bool:
+    """Whether an array (N, C, *S) is channels-last in memory without gaps."""
+    return innermost(x).flags.c_contiguous
 
 
 def shaped(flat: Array, shape: Sequence[int]) -> Array:
     """Return a flat array as (N, C, *S), channels innermost."""
     if len(shape) < 3:
         return flat.reshape(shape)
-    rank = len(shape)
-    return flat.reshape(shape[0], *shape[2:], shape[1]).transpose(0, rank - 1, *range(1, rank - 1))
+    return flat.reshape(shape[0], *shape[2:], shape[1]).transpose(_LOGICAL[len(shape)])
 
 
 class Memory:

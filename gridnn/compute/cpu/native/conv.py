@@ -1,10 +1,5 @@
 """Direct convolution by own kernels (kernels/cpu/conv.c, conv_weights.c).
 
-A convolution and its gradient by the input are one walk (see conv.c); this file says which, dim by dim:
-
-    forward         target y, source x      1 walk          jump = stride   offset = t dilation - pad
-    backward data   target dx, source dy    stride^dims     jump = 1        offset = (phase + pad - t dilation) / stride
-
 Few input channels are merged with the taps of a row, which lie side by side in memory:
 
     x  N H W 3, window 7 x 7    ->   x' N H W' 21 (a view with overlapping rows, behind a frame of zeros), window 7 x 1
@@ -13,18 +8,18 @@ Few input channels are merged with the taps of a row, which lie side by side in 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from itertools import product
+from collections.abc import Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gridnn.compute.cpu import window as windows
 from gridnn.compute.cpu.memory import Workspace
 from gridnn.compute.cpu.native.library import Library, block
+from gridnn.compute.cpu.native.walk import (
+    Walks, Window, address, axes, backward_walks, forward_walks, scatter_walks, space,
+)  # fmt: skip
 
 Array = NDArray[Any]
 
@@ -38,43 +33,6 @@ PARTIAL = 1 << 16
 """Most elements of a weight gradient of which every thread has its own copy."""
 
 
-class Window(NamedTuple):
-    """A window over three space dims, missing ones of extent 1; the far pads follow from the extents."""
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    pad_lo: tuple[int, ...]
-
-
-@lru_cache(maxsize=4096)
-def window(of: windows.Window) -> Window:
-    """Return a window of one to three space dims with three."""
-    missing = 3 - len(of.kernel)
-    ones = (1,) * missing
-    return Window(
-        (*ones, *of.kernel), (*ones, *of.stride), (*ones, *of.dilation), (*(0,) * missing, *of.pad_lo)
-    )
-
-
-class _Dim(ctypes.Structure):
-    _fields_ = [
-        *[(name, ctypes.c_int64) for name in ("count", "first", "step", "jump", "taps")],
-        ("tap", ctypes.c_void_p),
-        ("offset", ctypes.c_void_p),
-    ]
-
-
-class _Walk(ctypes.Structure):
-    _fields_ = [
-        ("d", _Dim),
-        ("h", _Dim),
-        ("w", _Dim),
-        ("kernel_h", ctypes.c_int64),
-        ("kernel_w", ctypes.c_int64),
-    ]
-
-
 def forward(
     lib: Library, work: Workspace, x: Array, w: Array, y: Array, win: Window, *, groups: int = 1,
     bias: Array | None = None, relu: bool = False,
@@ -85,7 +43,7 @@ def forward(
     """
     if merges(x.shape[1], win, groups):
         x, w, win = _merged(work, x, w, y.shape[2:], win)
-    walks = _forward_walks(_space(y.shape), win)
+    walks = forward_walks(space(y.shape), win)
     _run(lib, work, walks, x, w, y, win, groups, False, bias, relu)
 
 
@@ -94,12 +52,12 @@ def backward_data(
 ) -> None:
     """Write the gradient of `forward` by x to dx; elements that no window touched get zero."""
     if not merges(dx.shape[1], win, groups):
-        _run(lib, work, _backward_walks(_space(dx.shape), win), dy, w, dx, win, groups, True)
+        _run(lib, work, backward_walks(space(dx.shape), win), dy, w, dx, win, groups, True)
         return
     frame, inner, outer = _frame(work, dx, dy.shape[2:], win)
     frame[...] = 0
     seen, flat, merged = _rows(frame, w, win)
-    _run(lib, work, _scatter_walks(_space(dy.shape), merged), dy, flat, seen, merged, 1, True, add=True)
+    _run(lib, work, scatter_walks(space(dy.shape), merged), dy, flat, seen, merged, 1, True, add=True)
     whole = all(o == slice(0, n) for o, n in zip(outer, dx.shape[2:], strict=True))
     if not whole:
         dx[...] = 0
@@ -114,9 +72,7 @@ def backward_weights(
         x, dw, win = _merged(work, x, dw, dy.shape[2:], win)
     kernel, k, c = lib.kernel("conv_weights", x.dtype), dw.shape[0] // groups, dw.shape[1]
     taps, row = prod(win.kernel), prod(dw.shape[1:])
-    sizes = zip(_space(dy.shape), _space(x.shape), *win, strict=True)
-    geometry = (ctypes.c_int64 * 18)(*(i for axis in sizes for i in axis))
-    size = k * taps * c
+    geometry, size = axes(x, dy, win), k * taps * c
     partial = (
         work.take("partial", (lib.threads - 1) * size, x.dtype)
         if size <= PARTIAL and lib.threads > 1
@@ -127,11 +83,11 @@ def backward_weights(
     for g in range(groups):
         xs, dys = block(x[:, g * c : (g + 1) * c]), block(dy[:, g * k : (g + 1) * k])
         kernel(ctypes.byref(xs), ctypes.byref(dys), geometry, ctypes.c_void_p(at + g * k * row * x.itemsize),
-               ctypes.c_int64(row), ctypes.c_int(add), _address(scratch), _address(partial))  # fmt: skip
+               ctypes.c_int64(row), ctypes.c_int(add), address(scratch), address(partial))  # fmt: skip
 
 
 def _run(
-    lib: Library, work: Workspace, walks: list[_Walk], x: Array, w: Array, y: Array, win: Window, groups: int,
+    lib: Library, work: Workspace, walks: Walks, x: Array, w: Array, y: Array, win: Window, groups: int,
     turned: bool, bias: Array | None = None, relu: bool = False, add: bool = False,
 ) -> None:  # fmt: skip
     pack, walk = lib.kernel("conv_pack", x.dtype), lib.kernel("conv_walk", x.dtype)
@@ -148,8 +104,8 @@ def _run(
         )
         for each in walks:
             pack(weights, ctypes.byref(each), ctypes.c_int64(outs), ctypes.c_int64(ins), ctypes.c_int64(taps),
-                 ctypes.c_int(turned), _address(packed))  # fmt: skip
-            walk(ctypes.byref(xs), ctypes.byref(each), _address(packed), ctypes.byref(ys), some, ctypes.c_int(relu),
+                 ctypes.c_int(turned), address(packed))  # fmt: skip
+            walk(ctypes.byref(xs), ctypes.byref(each), address(packed), ctypes.byref(ys), some, ctypes.c_int(relu),
                  ctypes.c_int(add), ctypes.c_int(add))  # fmt: skip
 
 
@@ -198,58 +154,3 @@ def _rows(frame: Array, w: Array, win: Window) -> tuple[Array, Array, Window]:
     flat = np.moveaxis(turned.reshape(*turned.shape[:-2], 1, s * c), -1, 1)
     assert np.shares_memory(flat, w), "weights are K, R, C in memory"
     return seen, flat, Window((*win.kernel[:2], 1), win.stride, win.dilation, (0, 0, 0))
-
-
-def _space(shape: Sequence[int]) -> tuple[int, ...]:
-    return (*(1,) * (5 - len(shape)), *shape[2:])
-
-
-def _address(array: Array | None) -> ctypes.c_void_p | None:
-    return None if array is None else ctypes.c_void_p(array.__array_interface__["data"][0])
-
-
-@lru_cache(maxsize=4096)
-def _forward_walks(outs: tuple[int, ...], win: Window) -> list[_Walk]:
-    dims = [
-        _dim(out, 0, 1, stride, range(r), [t * dilation - pad for t in range(r)])
-        for out, r, stride, dilation, pad in zip(outs, *win, strict=True)
-    ]
-    return [_walk(dims, win)]
-
-
-@lru_cache(maxsize=4096)
-def _backward_walks(extents: tuple[int, ...], win: Window) -> list[_Walk]:
-    dims = [list(_phases(*each)) for each in zip(extents, *win, strict=True)]
-    return [_walk(each, win) for each in product(*dims)]
-
-
-@lru_cache(maxsize=4096)
-def _scatter_walks(outs: tuple[int, ...], win: Window) -> list[_Walk]:
-    """Backward data the other way: one walk a tap over all outputs, each adding a row of S C where it was read."""
-    dims = [
-        [_dim(out, t * dilation - pad, stride, 1, [t], [0]) for t in range(r)]
-        for out, r, stride, dilation, pad in zip(outs, *win, strict=True)
-    ]
-    return [_walk(each, win) for each in product(*dims)]
-
-
-def _phases(extent: int, kernel: int, stride: int, dilation: int, pad: int) -> Iterator[_Dim]:
-    """Yield for each phase of the positions, modulo the stride, the taps that reach it."""
-    for phase in range(min(stride, extent)):
-        taps = [t for t in range(kernel) if (phase + pad - t * dilation) % stride == 0]
-        offsets = [(phase + pad - t * dilation) // stride for t in taps]
-        yield _dim((extent - phase + stride - 1) // stride, phase, stride, 1, taps, offsets)
-
-
-def _dim(count: int, first: int, step: int, jump: int, taps: Sequence[int], offsets: Sequence[int]) -> _Dim:
-    many = len(taps)
-    numbers, shifts = (ctypes.c_int64 * max(many, 1))(*taps), (ctypes.c_int64 * max(many, 1))(*offsets)
-    made = _Dim(count, first, step, jump, many, ctypes.addressof(numbers), ctypes.addressof(shifts))
-    made.kept = (numbers, shifts)  # a structure holds addresses, not what is there
-    return made
-
-
-def _walk(dims: Sequence[_Dim], win: Window) -> _Walk:
-    made = _Walk(*dims, *win.kernel[1:])
-    made.kept = dims  # a copy inside the walk does not keep their arrays
-    return made

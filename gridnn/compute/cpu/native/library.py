@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+_F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
+
 LEVELS = ("generic", "avx2", "avx512")  # in the numbering of gridnn_instruction_set
 
 
@@ -90,17 +92,14 @@ def load(folder: Path | None = None) -> Library | None:
 def fits(*arrays: Array) -> bool:
     """Whether the arrays are what kernels take: one dtype, float32 or float64, channels at unit stride."""
     dtype = arrays[0].dtype
-    return (
-        dtype.char in "fd"
-        and dtype.isnative
-        and all(
-            a.dtype == dtype
-            and 2 <= a.ndim <= 5
-            and (a.shape[1] < 2 or a.strides[1] == dtype.itemsize)
-            and a.flags.aligned
-            for a in arrays
-        )
-    )
+    if dtype is not _F32 and dtype is not _F64 and not (dtype.char in "fd" and dtype.isnative):
+        return False
+    for a in arrays:
+        if a.dtype != dtype or not 2 <= a.ndim <= 5 or not a.flags.aligned:
+            return False
+        if a.strides[1] != dtype.itemsize and a.shape[1] > 1:
+            return False
+    return True
 
 
 # The address of an array's data stands right behind the head of the object: the layout that every extension compiled
