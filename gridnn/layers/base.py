@@ -66,7 +66,7 @@ class Layer:
         self.into: Array | None = (
             None  # where the next output goes: the middle of a margin buffer (set by the model)
         )
-        self._groups: dict[tuple[str, ...], tuple[int, ...]] = {}
+        self._groups: dict[tuple[str, ...], tuple[tuple[int, ...], str]] = {}
         self._out_shape = extents_of(self.out)
         self.raw: Box = placed.placement.raw.box(world.rank)
 
@@ -120,10 +120,11 @@ class Layer:
 
     def sum_over(self, axes: tuple[str, ...], array: Array, direction: str, how: str = "sum") -> Array:
         """Return the sum (or max, min) of an array over the ranks along `axes`."""
-        axes = tuple(a for a in self.scheme.grid.used if a in axes)
-        if axes not in self._groups:
-            self._groups[axes] = self.scheme.group(self.world.rank, axes)
-        ranks = self._groups[axes]
-        return all_reduce(
-            self.world, ranks, array, Key(self.name, direction, "allreduce", " ".join(axes)), how
-        )
+        found = self._groups.get(axes)
+        if found is None:
+            used = tuple(a for a in self.scheme.grid.used if a in axes)
+            found = self._groups[axes] = (self.scheme.group(self.world.rank, used), " ".join(used))
+        ranks, along = found
+        if len(ranks) < 2:
+            return array
+        return all_reduce(self.world, ranks, array, Key(self.name, direction, "allreduce", along), how)

@@ -112,13 +112,12 @@ class Convolution(Weighted):
         """Compute the outputs `out` into y, which holds the raw output, from `x`, which holds the box `origin`."""
         spec, parts = self._setup
         weight, last = self.parameters["weight"].value, self.epilogue
-        spaces = zip(spec.windows, out[2:], self._extents, strict=True)
-        needs = [w.needs(o, e).interval for w, o, e in spaces]
-        if tuple(needs) != tuple(origin[2:]):
-            x = x[(slice(None), slice(None), *local_slices(tuple(needs), origin[2:]))]
-        if out != self.raw:
-            y = y[local_slices(out, self.raw)]
-        window = self._window if out == self.raw else self._local(out)
+        window = self._window
+        if out is not self.raw:
+            spaces = zip(spec.windows, out[2:], self._extents, strict=True)
+            needs = tuple(w.needs(o, e).interval for w, o, e in spaces)
+            x = x[(slice(None), slice(None), *local_slices(needs, origin[2:]))]
+            y, window = y[local_slices(out, self.raw)], self._local(out)
         for k, c, groups in parts:
             bias = None if last["bias"] is None else last["bias"][k]
             conv.forward(self.engine, x[:, c], weight[k], window, groups=groups, bias=bias, relu=last["relu"],

@@ -11,6 +11,7 @@ parameters, so these need no sum of their own (Ioffe & Szegedy 2015, Algorithm 1
 
 from __future__ import annotations
 
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -36,14 +37,13 @@ class BatchNormalisation(Layer):
         self._start()
         x, spec = inputs[0].wait(), self.placed.node.spec
         assert isinstance(spec, s.BatchNorm)
-        mean, variance = self.mean, self.variance
         if train:
-            first, second = self._sum(norm.moments(self.engine, x, self.mean), "forward") / self._count
-            mean, variance = self.mean + first, np.maximum(second - first * first, 0)
-            unbiased = variance * (self._count / max(1, self._count - 1))
-            self.mean = self.mean + spec.momentum * (mean - self.mean)
-            self.variance = self.variance + spec.momentum * (unbiased - self.variance)
-        statistics = (mean, 1 / np.sqrt(variance + spec.eps))
+            sums = self._sum(norm.moments(self.engine, x, self.mean), "forward")
+            statistics = norm.statistics(
+                self.engine, sums, self._count, self.mean, self.variance, spec.momentum, spec.eps
+            )
+        else:
+            statistics = (self.mean, 1 / np.sqrt(self.variance + spec.eps))
         gamma, beta = self.parameters["gamma"].value, self.parameters["beta"].value
         y = norm.apply(self.engine, x, statistics, gamma, beta, relu=self.rectified, out=self.output())
         self._kept = (x, statistics, y if self.rectified else None)
@@ -62,7 +62,7 @@ class BatchNormalisation(Layer):
     def _sum(self, sums: Array, direction: str) -> Array:
         return self.sum_over(self.placed.placement.statistics, sums, direction)
 
-    @property
+    @cached_property
     def _count(self) -> int:
         n, _, *space = self.placed.placement.out.shape
         return n * prod(space)

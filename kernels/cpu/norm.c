@@ -247,3 +247,21 @@ EXPORT void FN(norm_backward_apply)(const block *x, const block *y, const block 
     pass(BACKWARD | (y ? MASKED : 0), (const block *[]){x, dy, y ? y : x, dx}, v);
     free(v);
 }
+
+#if REAL_BITS == 64
+/* From the sums of all ranks to what a pass needs: mean and 1 / standard deviation of the batch, and the running ones moved.
+ *
+ * sums (2, C) of x - running mean and of its square; running (2, C) mean and variance; out (2, C).
+ */
+EXPORT void FN(norm_statistics)(const double *sums, int64_t channels, double count, double momentum, double eps, double *mean,
+                                double *variance, double *out) {
+    const double spare = count / (count > 1 ? count - 1 : 1); /* unbiased, as the running variance is */
+    for (int64_t c = 0; c < channels; c++) {
+        const double first = sums[c] / count, second = sums[channels + c] / count;
+        const double now = mean[c] + first, spread = second - first * first > 0 ? second - first * first : 0;
+        out[c] = now, out[channels + c] = 1 / sqrt(spread + eps);
+        mean[c] += momentum * (now - mean[c]);
+        variance[c] += momentum * (spread * spare - variance[c]);
+    }
+}
+#endif

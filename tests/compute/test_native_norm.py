@@ -145,3 +145,16 @@ def test_empty_blocks(which: str, shape: tuple[int, ...]) -> None:
     assert all(s.shape == (2, shape[1]) and not s.any() for s in sums)
     compiled.apply(lib, x, v, v, v, v, x, x, True)
     compiled.backward_apply(lib, x, x, v, v, v, x, sums[0], 0, x)
+
+
+@each_library
+@pytest.mark.parametrize("count", [1, 2, 90])
+def test_statistics(which: str, count: int) -> None:
+    rng = np.random.default_rng(1)
+    first, (mean, variance) = rng.standard_normal(17), rng.random((2, 17))
+    sums = count * np.stack([first, first**2 + (count > 1) * rng.random(17)])
+    running = [mean.copy(), variance.copy()]
+    got = compiled.statistics(native.library(which), sums, count, running[0], running[1], 0.1, 1e-5)
+    wanted = norm.statistics(sums, count, mean, variance, 0.1, 1e-5)
+    np.testing.assert_allclose(got, wanted, rtol=1e-9)
+    np.testing.assert_allclose(running, [mean, variance], rtol=1e-12)

@@ -25,6 +25,17 @@ def moments(engine: Engine, x: Array, shift: Array) -> Array:
     return reference.moments(x, shift) if lib is None else native.moments(lib, engine.fitted(x), shift)
 
 
+def statistics(
+    engine: Engine, sums: Array, count: int, mean: Array, variance: Array, momentum: float, eps: float
+) -> Statistics:
+    """Return those of the batch from the moments over all ranks; the running mean and variance move in place."""
+    lib = engine.native
+    if lib is None:
+        return reference.statistics(sums, count, mean, variance, momentum, eps)
+    now, inv_std = native.statistics(lib, sums, count, mean, variance, momentum, eps)
+    return now, inv_std
+
+
 def apply(
     engine: Engine, x: Array, statistics: Statistics, gamma: Array, beta: Array, *, relu: bool = False,
     out: Array | None = None,

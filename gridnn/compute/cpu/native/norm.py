@@ -92,3 +92,15 @@ def backward_apply(
             None if y is None else ctypes.byref(block(y)),
             ctypes.byref(block(dy)), ctypes.byref(block(dx)), pointer(vectors), ctypes.c_int64(count),
         )  # fmt: skip
+
+
+def statistics(
+    lib: Library, sums: Array, count: int, mean: Array, variance: Array, momentum: float, eps: float
+) -> Array:
+    """Return mean and 1 / standard deviation of the batch, float64 (2, C); running mean and variance move in place."""
+    out = np.empty(sums.shape)
+    lib.kernel("norm_statistics", sums.dtype)(
+        pointer(sums), ctypes.c_int64(mean.size), ctypes.c_double(count), ctypes.c_double(momentum),
+        ctypes.c_double(eps), pointer(mean), pointer(variance), pointer(out),
+    )  # fmt: skip
+    return out

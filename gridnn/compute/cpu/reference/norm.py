@@ -34,6 +34,20 @@ def moments(x: Array, shift: Array) -> Array:
     return np.stack([_total(centred, 1), _total(centred * centred, 1)])
 
 
+def statistics(
+    sums: Array, count: int, mean: Array, variance: Array, momentum: float, eps: float
+) -> tuple[Array, Array]:
+    """Mean and 1 / standard deviation of the batch from the `moments` over all ranks, float64 (C,).
+
+    The running mean, which was the shift of the moments, and the running variance move in place.
+    """
+    first, second = sums / count
+    now, spread = mean + first, np.maximum(second - first * first, 0)
+    mean += momentum * (now - mean)
+    variance += momentum * (spread * (count / max(1, count - 1)) - variance)
+    return now, 1 / np.sqrt(spread + eps)
+
+
 def apply(x: Array, mean: Array, inv_std: Array, gamma: Array, beta: Array) -> Array:
     """The output (x - mean) inv_std gamma + beta, all but x (N, C, *S) being (C,)."""
     y = x - _spread(mean, 1, x)
