@@ -27,7 +27,12 @@ from gridnn.network import zoo
 from gridnn.network.placed import place_network
 from gridnn.network.spec import Shape
 
-INPUTS: dict[str, Shape] = {"resnet20": (3, 32, 32), "digits-cnn": (1, 8, 8), "unet": (1, 64, 64), "mlp": (784,)}
+INPUTS: dict[str, Shape] = {
+    "resnet20": (3, 32, 32),
+    "digits-cnn": (1, 8, 8),
+    "unet": (1, 64, 64),
+    "mlp": (784,),
+}
 
 
 class Case:
@@ -66,7 +71,9 @@ class Case:
 
 def main() -> None:
     """Run the comparison and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--network", default="resnet20", choices=sorted(INPUTS))
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=12)
@@ -86,7 +93,9 @@ def main() -> None:
                 case.step()
         if world.rank == 0:
             one_s = statistics.median(serial.step_s[2:])
-            print(f"# {given.network}, batch {given.batch}, {p} ranks x 1 thread, {date.today()}, {mpi_version()}")
+            print(
+                f"# {given.network}, batch {given.batch}, {p} ranks x 1 thread, {date.today()}, {mpi_version()}"
+            )
             print(f"# {platform.machine()}, NumPy {np.__version__}; serial step {1e3 * one_s:.1f} ms\n")
             print("| plan | step ms | speed-up | efficiency | not computing | predicted ms |")
             print("|---|---|---|---|---|---|")

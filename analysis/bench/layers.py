@@ -93,7 +93,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--set", choices=sorted(SETS), default="first")
     options.add_argument(
-        "--engine", default="chosen", help="of ours: reference, native, winograd, onednn (its own choice)"
+        "--engine", default="chosen", help="of ours: direct, winograd, onednn, numpy (its own choice)"
     )
     options.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     options.add_argument("--only", default="", help="layers whose name has this text")

@@ -38,14 +38,11 @@ class Ours:
         return {"versions": found, "with": [" ".join(mpi_version().split())]}
 
     def conv(self, case: dict[str, Any], split: bool, engine: str) -> Answer:
-        """Prepare a convolution, one pass of each part; without samples where the engine has no such convolution."""
-        from engines import (
-            ENGINES,  # here and below: a worker loads what it is asked for, memory is measured too
-        )
+        """Prepare a convolution, one pass of each part, by the engine that a run has or by a provider."""
+        # Here and below: a worker loads what it is asked for, memory is measured too.
+        from engines import products as by
 
-        products = ENGINES[engine](case, self.threads)
-        if products is None:
-            return {}
+        products = by(engine, case, self.threads)
         found = zip(("y", "dx", "dw"), products, strict=True)
         samples = {key: measure.samples(work()) for key, work in found}
         self.parts = {"forward": products.forward, "backward": lambda: (products.data(), products.weights())}

@@ -49,7 +49,10 @@ def products_flops_per_s(world: World) -> float:
     flops = spent_s = 0.0
     window = {"stride": (1, 1), "dilation": (1, 1), "pad_lo": (1, 1), "pad_hi": (1, 1)}
     for channels, side in ((16, 32), (32, 16), (64, 8)):
-        x, w = np.ones((16, channels, side, side), np.float32), np.ones((channels, channels, 3, 3), np.float32)
+        x, w = (
+            np.ones((16, channels, side, side), np.float32),
+            np.ones((channels, channels, 3, 3), np.float32),
+        )
 
         def step(x: object = x, w: object = w) -> None:
             y = conv.forward(x, w, **window)
