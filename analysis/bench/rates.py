@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from engines import run_engine
 from threadpoolctl import threadpool_limits
 
 from gridnn.comm.mover import Route, start
 from gridnn.comm.world import World, world_comm
-from gridnn.compute.cpu.reference import activation, conv, norm
+from gridnn.compute.cpu import conv, memory, norm, pointwise
+from gridnn.compute.cpu.engine import Engine
+from gridnn.compute.cpu.window import Window
 from gridnn.geometry.exchange import Exchange
 from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.geometry.traffic import Key
@@ -44,39 +47,44 @@ def exchange_s(world: World, elements: int, rounds: int) -> float:
     return seconds(world, lambda: start(world, path, array, KEY, np.float32).wait(), rounds)
 
 
-def products_flops_per_s(world: World) -> float:
+def products_flops_per_s(world: World, engine: Engine) -> float:
     """Return operations a second over the convolutions of a ResNet-20, batch 16, forward and both backwards."""
     flops = spent_s = 0.0
-    window = {"stride": (1, 1), "dilation": (1, 1), "pad_lo": (1, 1), "pad_hi": (1, 1)}
+    window = Window((3, 3), *[(1, 1)] * 4)
     for channels, side in ((16, 32), (32, 16), (64, 8)):
-        x, w = (
-            np.ones((16, channels, side, side), np.float32),
-            np.ones((channels, channels, 3, 3), np.float32),
-        )
+        x, w = ones(16, channels, side, side), ones(channels, channels, 3, 3)
 
-        def step(x: object = x, w: object = w) -> None:
-            y = conv.forward(x, w, **window)
-            conv.backward_data(y, w, x.shape, **window)
-            conv.backward_weights(x, y, w.shape, **window)
+        def step(x: np.ndarray = x, w: np.ndarray = w) -> None:
+            y = conv.forward(engine, x, w, window)
+            conv.backward_data(engine, y, w, window, x.shape)
+            conv.backward_weights(engine, x, y, window, memory.empty(w.shape, w.dtype), add=False)
 
         flops += 3 * 2 * 16 * channels * channels * 9 * side * side
         spent_s += seconds(world, step, 20)
     return flops / spent_s
 
 
-def touched_s(world: World) -> float:
+def touched_s(world: World, engine: Engine) -> float:
     """Return the seconds an element costs in a batch norm and a ReLU, forward and backward (8 arrays touched)."""
-    x, channel = np.ones((16, 32, 32, 32), np.float32), np.ones(32)
+    x, channel = ones(16, 32, 32, 32), np.ones(32)
+    statistics = (channel, channel)
 
     def step() -> None:
-        norm.moments(x, channel)
-        y = norm.apply(x, channel, channel, channel, channel)
-        z = activation.forward("relu", y)
-        dy = activation.backward("relu", y, z, x)
-        sums = norm.backward_sums(x, channel, channel, dy)
-        norm.backward_apply(x, channel, channel, channel, dy, sums, x.size // 32)
+        norm.moments(engine, x, channel)
+        y = norm.apply(engine, x, statistics, channel, channel)
+        z = pointwise.activate(engine, "relu", y)
+        dy = pointwise.activate_backward(engine, "relu", z, x)
+        sums = norm.backward_sums(engine, x, statistics, dy)
+        norm.backward_apply(engine, x, statistics, channel, dy, sums, x.size // 32)
 
     return seconds(world, step, 30) / (8 * x.size)
+
+
+def ones(*shape: int) -> np.ndarray:
+    """Return ones in channels-last memory."""
+    array = memory.empty(shape, np.float32)
+    array[...] = 1
+    return array
 
 
 def main() -> None:
@@ -84,11 +92,12 @@ def main() -> None:
     with World(world_comm()) as world, threadpool_limits(1):
         assert world.size == 2, "start two ranks"
         small_s, large_s = exchange_s(world, 1, 2000), exchange_s(world, 1 << 20, 60)
-        touch_s = touched_s(world)
+        engine = run_engine(1)
+        touch_s = touched_s(world, engine)
         found = {
             "alpha_s": small_s,
             "beta_s_per_byte": (large_s - small_s) / (4 << 20),
-            "flops_per_s": products_flops_per_s(world),
+            "flops_per_s": products_flops_per_s(world, engine),
             "touch_s_per_element": touch_s,
         }
         both = world.comm.gather(found)

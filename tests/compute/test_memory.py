@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from typing import Any
 
 import numpy as np
@@ -83,3 +84,21 @@ def test_scratch_is_aligned_and_kept() -> None:
     assert work.take("b", 100, np.float64).shape == (100,)
     work.take("a", 10_000, np.float32)
     assert 40_000 < work.nbytes < 42_000
+
+
+def test_the_last_view_may_go_in_another_thread() -> None:
+    heap = Memory()
+    views = [heap.empty((10, 1000), np.float32)[::2] for _ in range(200)]
+
+    def drop() -> None:
+        while views:
+            views.pop()
+
+    thread = threading.Thread(target=drop)
+    thread.start()
+    mine = [heap.empty((10, 1000), np.float32) for _ in range(500)]
+    thread.join()
+    places = {a.__array_interface__["data"][0] for a in mine}
+    assert len(places) == 500
+    mine.clear()
+    assert heap.used_bytes == 0

@@ -19,6 +19,7 @@ import mmap
 import os
 import weakref
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from math import prod
@@ -68,12 +69,12 @@ def shaped(flat: Array, shape: Sequence[int]) -> Array:
 
 
 class Memory:
-    """A heap of one rank.
+    """A heap of one rank.  One thread takes; arrays may be let go of in any.
 
     Attributes
     ----------
-    used_bytes, peak_bytes : int
-        In use now, and the most since `forget_peak`.
+    peak_bytes : int
+        The most in use since `forget_peak`.
     touched_bytes : int
         Of the system's memory; it never shrinks.
     asked : int
@@ -85,7 +86,8 @@ class Memory:
         self._starts, self._sizes = [0], [len(self._map)]  # the gaps, by address
         self._leases: dict[int, _Lease] = {}
         self._forms: dict[object, _Form] = {}
-        self.used_bytes = self.peak_bytes = self.touched_bytes = self.asked = 0
+        self._returned: deque[_Lease] = deque()
+        self._used = self.peak_bytes = self.touched_bytes = self.asked = 0
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
         """Return an array of logical shape (N, C, *S), channels innermost, of any content."""
@@ -96,6 +98,8 @@ class Memory:
         kind, strides, size = form
         if size < SMALL:
             return shaped(np.empty(prod(shape), kind), shape)
+        if self._returned:
+            self._take_back()
         i = next((i for i, gap in enumerate(self._sizes) if gap >= size), None)
         if i is None:
             self.asked += 1
@@ -105,13 +109,13 @@ class Memory:
             del self._starts[i], self._sizes[i]
         else:
             self._starts[i], self._sizes[i] = start + size, gap - size
-        self.used_bytes += size
-        self.peak_bytes = max(self.peak_bytes, self.used_bytes)
+        self._used += size
+        self.peak_bytes = max(self.peak_bytes, self._used)
         if start + size > self.touched_bytes:
             self.touched_bytes, self.asked = start + size, self.asked + 1
         # Views of this array keep it alive: its own base is the map, which is no array.
         array: Array = np.ndarray(shape, kind, self._map, start, strides)
-        lease = _Lease(array, self._give)
+        lease = _Lease(array, self._returned.append)  # the last view may go at any time, in any thread
         lease.start, lease.size = start, size
         self._leases[id(lease)] = lease
         return array
@@ -126,20 +130,28 @@ class Memory:
         """Measure the peak from now on."""
         self.peak_bytes = self.used_bytes
 
-    def _give(self, lease: _Lease) -> None:
-        del self._leases[id(lease)]
-        start, size = lease.start, lease.size
-        self.used_bytes -= size
+    @property
+    def used_bytes(self) -> int:
+        """Bytes in use now."""
+        self._take_back()
+        return self._used
+
+    def _take_back(self) -> None:
         starts, sizes = self._starts, self._sizes
-        i = bisect_left(starts, start)
-        if i < len(starts) and start + size == starts[i]:
-            size += sizes[i]
-            del starts[i], sizes[i]
-        if i and starts[i - 1] + sizes[i - 1] == start:
-            sizes[i - 1] += size
-        else:
-            starts.insert(i, start)
-            sizes.insert(i, size)
+        while self._returned:
+            lease = self._returned.popleft()
+            del self._leases[id(lease)]
+            start, size = lease.start, lease.size
+            self._used -= size
+            i = bisect_left(starts, start)
+            if i < len(starts) and start + size == starts[i]:
+                size += sizes[i]
+                del starts[i], sizes[i]
+            if i and starts[i - 1] + sizes[i - 1] == start:
+                sizes[i - 1] += size
+            else:
+                starts.insert(i, start)
+                sizes.insert(i, size)
 
 
 _Form = tuple[np.dtype[Any], tuple[int, ...], int]  # dtype, strides, bytes rounded up
@@ -147,7 +159,11 @@ _Form = tuple[np.dtype[Any], tuple[int, ...], int]  # dtype, strides, bytes roun
 
 def _form(shape: Sequence[int], kind: np.dtype[Any]) -> _Form:
     size = -(-prod(shape) * kind.itemsize // ALIGNMENT) * ALIGNMENT
-    return kind, shaped(np.empty(prod(shape), kind), shape).strides, size
+    rank = len(shape)
+    strides, step = [0] * rank, kind.itemsize
+    for d in (1, *range(rank - 1, 1, -1), 0) if rank > 2 else range(rank - 1, -1, -1):
+        strides[d], step = step, step * shape[d]
+    return kind, tuple(strides), size
 
 
 class _Lease(weakref.ref[Array]):
