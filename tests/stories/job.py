@@ -18,7 +18,8 @@ def start(
     ranks: int, cwd: Path, *words: str, env: Mapping[str, str] | None = None, timeout_s: float = 30.0
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m gridnn.train` on some ranks; 0 is Python alone."""
-    return run_ranks(ranks, ["-m", "gridnn.train", *words], cwd=cwd, extra_env=env, timeout_s=timeout_s)
+    private = {"XDG_CACHE_HOME": str(cwd / "cache"), **(env or {})}  # what a test measures is not kept for users
+    return run_ranks(ranks, ["-m", "gridnn.train", *words], cwd=cwd, extra_env=private, timeout_s=timeout_s)
 
 
 def finish(ranks: int, cwd: Path, *words: str, run_dir: str = "run", timeout_s: float = 60.0) -> Path:

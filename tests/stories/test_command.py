@@ -28,7 +28,7 @@ def test_a_printed_config_is_the_same_job(tmp_path: Path) -> None:
 
 
 def test_a_written_plan_runs_again_unchanged(tmp_path: Path) -> None:
-    words = ("--set", *BRIEF)
+    words = ("--set", *BRIEF, "compute.choice=fixed")
     dry = start(2, tmp_path, *words, "--dry-run", "--write-plan", "plan.json")
     assert (dry.returncode, dry.stderr) == (0, ""), dry.stderr
     assert "ms/step" not in dry.stdout and not (tmp_path / "runs").exists()
