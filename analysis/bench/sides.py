@@ -31,8 +31,8 @@ def environment(threads: int, **more: str) -> dict[str, str]:
 
 
 def ours(threads: int) -> Worker:
-    """Start one process of ours."""
-    process = _start([sys.executable, str(HERE / "ours.py")], environment(threads))
+    """Start one process of ours, as `gridnn.train` sets it up: threads sleep between kernels."""
+    process = _start([sys.executable, str(HERE / "ours.py")], environment(threads, OMP_WAIT_POLICY="passive"))
     return Worker(OURS, [process], [_input(process)])
 
 

@@ -7,34 +7,24 @@
  * stride s is s such walks a dim, one a phase i mod s, each with the taps that divide.  A tap outside the source reads zeros.
  *
  * memory     source and target N, D, H, W, C with any outer strides; weights K, T, R, S, C / G, packed by conv_pack
+ * groups     all in one walk: the pointers of a few tiles serve every group, which reads and writes its own channels
  * threads    blocks of target positions; each keeps its sums while the packed weights of a few taps stay in the cache
  * guarantee  any extents, tails by narrower tiles; the same bits for any number of threads
  * reference  gridnn/compute/cpu/reference/conv.py
  * source     the indirect convolution algorithm, Dukhan 2019, arXiv:1907.02129
  */
 #include "micro.h"
+#include "walk.h"
 
 #define DEPTH 256   /* lines of packed weights that a tile runs over before its sums go back to memory */
 #define MAX_TAPS 64 /* taps of one run */
+#define BATCH 4     /* tiles that a group's weights serve before the next group's; with one group there is no next */
 static const real zeros[DEPTH];
-
-/* One dim of a walk: `count` targets at first + step j, read from jump j + offset of each of `taps` taps. */
-typedef struct {
-    int64_t count, first, step, jump, taps;
-    const int64_t *tap, *offset;
-} dim;
-
-typedef struct {
-    dim d, h, w;
-    int64_t kernel_h, kernel_w; /* to number a tap: (t kernel_h + r) kernel_w + s */
-} walk;
 
 /* A run: consecutive taps over all of the depth, or one tap over a part of it. */
 typedef struct {
     int64_t tap, taps, from, depth;
 } run;
-
-INLINE int64_t taps_of(const walk *k) { return k->d.taps * k->h.taps * k->w.taps; }
 
 INLINE int64_t runs_of(int64_t taps, int64_t depth) {
     return depth > DEPTH ? taps * ((depth + DEPTH - 1) / DEPTH) : (taps + least(MAX_TAPS, DEPTH / most(depth, 1)) - 1) / least(MAX_TAPS, DEPTH / most(depth, 1));
@@ -50,29 +40,24 @@ INLINE run run_number(int64_t i, int64_t taps, int64_t depth) {
     return (run){i * many, least(many, taps - i * many), 0, depth};
 }
 
-/* Number in the kernel of the i-th tap of a walk. */
-INLINE int64_t tap_number(const walk *k, int64_t i) {
-    const int64_t s = i % k->w.taps, r = i / k->w.taps % k->h.taps, t = i / k->w.taps / k->h.taps;
-    return (k->d.tap[t] * k->kernel_h + k->h.tap[r]) * k->kernel_w + k->w.tap[s];
-}
-
 /* Pack the weights of a walk: run by run, panel by panel, tap by tap, line by line.
  *
  * turned 0: lines are input channels, columns output channels (forward); 1: the reverse (backward data).
- * w is (outs, kernel, ins) of one group.
+ * w is (groups, outs, kernel, ins); outs and ins are those of a group.
  */
-EXPORT void FN(conv_pack)(const real *w, const walk *k, int64_t outs, int64_t ins, int64_t kernel, int turned, real *to) {
+EXPORT void FN(conv_pack)(const real *w, const walk *k, int64_t outs, int64_t ins, int64_t kernel, int64_t groups, int turned, real *to) {
     const int64_t taps = taps_of(k), depth = turned ? outs : ins, columns = turned ? ins : outs, wide = packed(columns);
     const int64_t runs = runs_of(taps, depth), row = kernel * ins;
-#pragma omp parallel for collapse(2) schedule(static) if (WORTH(taps * depth * columns))
-    for (int64_t i = 0; i < runs; i++)
+#pragma omp parallel for collapse(2) schedule(static) if (WORTH(groups * taps * depth * columns))
+    for (int64_t i = 0; i < groups * runs; i++)
         for (int64_t c0 = 0; c0 < columns; c0 += NR) {
-            const run r = run_number(i, taps, depth);
+            const int64_t g = i / runs;
+            const run r = run_number(i % runs, taps, depth);
             const int64_t before = depth > DEPTH ? r.tap * depth + r.from : r.tap * depth;
             const int64_t width = least(NR, wide - c0), real_width = least(NR, columns - c0);
-            real *line = to + before * wide + r.taps * r.depth * c0;
+            real *line = to + g * taps * depth * wide + before * wide + r.taps * r.depth * c0;
             for (int64_t t = 0; t < r.taps; t++) {
-                const real *tap = w + tap_number(k, r.tap + t) * ins;
+                const real *tap = w + g * outs * row + tap_number(k, r.tap + t) * ins;
                 if (turned)
                     for (int64_t d = 0; d < r.depth; d++, line += width) {
                         const real *from = tap + (r.from + d) * row + c0;
@@ -112,8 +97,8 @@ static void reach_of(const block *x, const walk *k, run r, reach *to) {
     }
 }
 
-/* Row pointers of a tile, tap by tap; outside the source they point to zeros. */
-INLINE void point(const block *x, const origins *rows, int64_t taps, const reach *far, int one_row, const real **ind) {
+/* Row pointers of a tile, tap by tap; outside the source they point to `none`. */
+INLINE void point(const block *x, const origins *rows, int64_t taps, const reach *far, int one_row, const real *none, const real **ind) {
     const int64_t last = rows->w[MR - 1];
     const int inner = one_row && rows->d[0] + far->low[0] >= 0 && rows->d[0] + far->high[0] < x->d && rows->h[0] + far->low[1] >= 0 &&
                       rows->h[0] + far->high[1] < x->h && rows->w[0] + far->low[2] >= 0 && last + far->high[2] < x->w;
@@ -126,26 +111,30 @@ INLINE void point(const block *x, const origins *rows, int64_t taps, const reach
         for (int j = 0; j < MR; j++) {
             const uint64_t d = (uint64_t)(rows->d[j] + far->d[t]), h = (uint64_t)(rows->h[j] + far->h[t]), w = (uint64_t)(rows->w[j] + far->w[t]);
             const int inside = (d < (uint64_t)x->d) & (h < (uint64_t)x->h) & (w < (uint64_t)x->w);
-            ind[j] = inside ? rows->at[j] + far->shift[t] : zeros;
+            ind[j] = inside ? rows->at[j] + far->shift[t] : none;
         }
 }
 
 /* Walk: every target position of the walk is written (add 0) or added to (add 1); positions no tap reaches get zero.
  *
- * x and y hold the channels of one group; weights is what conv_pack made of the group's.
+ * weights is what conv_pack made; every group reads and writes its own channels.
  * overlaps: targets of one output row share elements (add 1 only), so that a row is one thread's and is walked in order.
  */
-EXPORT void FN(conv_walk)(const block *x, const walk *k, const real *weights, const block *y, const real *bias, int relu, int add,
-                          int overlaps) {
-    const int64_t taps = taps_of(k), depth = x->c, columns = y->c, wide = packed(columns);
+EXPORT void FN(conv_walk)(const block *x, const walk *k, const real *weights, const block *y, int64_t groups, const real *bias, int relu,
+                          int add, int overlaps) {
+    const int64_t taps = taps_of(k), depth = x->c / groups, columns = y->c / groups, wide = packed(columns);
     const int64_t runs = runs_of(taps, depth), per_sample = k->d.count * k->h.count * k->w.count;
     const int64_t total = y->n * per_sample, threads = omp_get_max_threads();
     /* Rows of a block: their sums stay near the core over all runs; and enough blocks for the threads. */
-    int64_t rows = runs > 1 ? least(most(32768 / most(columns, 1), 48), 384) : 192;
+    int64_t rows = runs > 1 ? least(most(32768 / most(y->c, 1), 48), 384) : 192;
     rows = most(least(rows, (total + 4 * threads - 1) / (4 * threads)), MR);
-    const int64_t unit = overlaps ? most(k->w.count, 1) : MR;
+    const int64_t unit = overlaps ? most(k->w.count, 1) : MR, batch = groups > 1 ? BATCH : 1;
     rows = (rows + unit - 1) / unit * unit;
-#pragma omp parallel for schedule(dynamic) if (WORTH(total * columns))
+    /* Zeros are walked through as rows are, from group to group. */
+    real *long_zeros = groups > 1 ? calloc((size_t)(x->c + DEPTH), sizeof(real)) : NULL;
+    if (groups > 1 && long_zeros == NULL) abort();
+    const real *none = groups > 1 ? long_zeros : zeros;
+#pragma omp parallel for schedule(dynamic) if (WORTH(total * columns * groups))
     for (int64_t begin = 0; begin < total; begin += rows) {
         const int64_t end = least(begin + rows, total);
         for (int64_t i = 0; i < most(runs, 1); i++) {
@@ -156,32 +145,43 @@ EXPORT void FN(conv_walk)(const block *x, const walk *k, const real *weights, co
             reach_of(x, k, r, &far);
             int64_t n = begin / per_sample, d = begin % per_sample, h, w;
             w = d % k->w.count, d /= k->w.count, h = d % k->h.count, d /= k->h.count;
-            for (int64_t p = begin; p < end; p += MR) {
-                const int count = (int)least(MR, end - p), one_row = count == MR && w + MR <= k->w.count;
-                origins from;
-                real *to[MR];
-                const real *ind[MAX_TAPS * MR];
-                for (int j = 0; j < MR; j++) {
-                    const int64_t xd = d * k->d.jump, xh = h * k->h.jump, xw = w * k->w.jump;
-                    from.at[j] = x->at + n * x->sn + xd * x->sd + xh * x->sh + xw * x->sw;
-                    from.d[j] = xd, from.h[j] = xh, from.w[j] = xw;
-                    to[j] = y->at + n * y->sn + (k->d.first + d * k->d.step) * y->sd + (k->h.first + h * k->h.step) * y->sh +
-                            (k->w.first + w * k->w.step) * y->sw;
-                    if (++w == k->w.count) {
-                        w = 0;
-                        if (++h == k->h.count) {
-                            h = 0;
-                            if (++d == k->d.count) d = 0, n++;
+            for (int64_t p = begin; p < end; p += batch * MR) {
+                real *to[BATCH][MR];
+                const real *ind[BATCH][MAX_TAPS * MR];
+                const int64_t many = least(batch, (end - p + MR - 1) / MR);
+                for (int64_t b = 0; b < many; b++) {
+                    const int one_row = p + (b + 1) * MR <= end && w + MR <= k->w.count;
+                    origins from;
+                    for (int j = 0; j < MR; j++) {
+                        const int64_t xd = d * k->d.jump, xh = h * k->h.jump, xw = w * k->w.jump;
+                        from.at[j] = x->at + n * x->sn + xd * x->sd + xh * x->sh + xw * x->sw;
+                        from.d[j] = xd, from.h[j] = xh, from.w[j] = xw;
+                        to[b][j] = y->at + n * y->sn + (k->d.first + d * k->d.step) * y->sd + (k->h.first + h * k->h.step) * y->sh +
+                                   (k->w.first + w * k->w.step) * y->sw;
+                        if (++w == k->w.count) {
+                            w = 0;
+                            if (++h == k->h.count) {
+                                h = 0;
+                                if (++d == k->d.count) d = 0, n++;
+                            }
                         }
                     }
+                    point(x, &from, r.taps, &far, one_row, none, ind[b]);
                 }
-                point(x, &from, r.taps, &far, one_row, ind);
-                for (int64_t c0 = 0; c0 < columns; c0 += NR) {
-                    tile(count, least(NR, columns - c0), ind, r.taps, r.depth, panels + r.taps * r.depth * c0, to,
-                         (finish){add || i > 0, last && bias ? bias + c0 : NULL, last && relu});
-                    for (int j = 0; j < MR; j++) to[j] += NR;
+                for (int64_t g = 0; g < groups; g++) {
+                    const real *panel = panels + g * taps * depth * wide, *some = last && bias ? bias + g * columns : NULL;
+                    for (int64_t b = 0; b < many; b++) {
+                        for (int64_t c0 = 0; c0 < columns; c0 += NR) {
+                            const int64_t width = least(NR, columns - c0);
+                            tile((int)least(MR, end - p - b * MR), width, ind[b], r.taps, r.depth, panel + r.taps * r.depth * c0, to[b],
+                                 (finish){add || i > 0, some ? some + c0 : NULL, last && relu});
+                            for (int j = 0; j < MR; j++) to[b][j] += width;
+                        }
+                        for (int64_t t = 0; t < r.taps * MR && groups > 1; t++) ind[b][t] += depth;
+                    }
                 }
             }
         }
     }
+    free(long_zeros);
 }

@@ -161,7 +161,45 @@ static void panel_of(const task *k, int64_t unit, int64_t begin, int64_t end, co
     }
 }
 
-/* dw (add 0: is, add 1: grows by) the gradient by the weights of one group.
+/* The groups from `first` to `last`, by one thread: dw rows are a group's after the other's.
+ *
+ * Strips outermost, so that the x and dy of all these groups come from a cache.
+ */
+static void groups_of(const task *all, int64_t groups, int64_t first, int64_t last, int add, real *scratch) {
+    const int64_t c = all->x->c / groups, outs = all->dy->c / groups;
+    for (int64_t begin = 0; begin < all->positions; begin += STRIP)
+        for (int64_t g = first; g < last; g++) {
+            block x = *all->x, dy = *all->dy;
+            x.at += g * c, x.c = c, dy.at += g * outs, dy.c = outs;
+            task own = *all;
+            own.x = &x, own.dy = &dy, own.dw = all->dw + g * outs * all->row;
+            const int64_t end = least(begin + STRIP, all->positions);
+            pack_dy(&own, begin, end, scratch);
+            for (int64_t u = 0; u < own.taps * own.panels; u++) panel_of(&own, u, begin, end, scratch, add || begin > 0);
+        }
+}
+
+/* dw (add 0: is, add 1: grows by) the gradient by the weights of all groups, one at least for each thread.
+ *
+ * x and dy hold the channels of all groups; scratch holds threads times STRIP K elements, K of one group; the same bits
+ * for any number of threads.
+ */
+EXPORT void FN(conv_weights_groups)(const block *x, const block *dy, const int64_t *geometry, real *dw, int64_t row, int64_t groups, int add,
+                                    real *scratch) {
+    const axis *axes = (const axis *)geometry;
+    task k = {.x = x, .dy = dy, .d = axes[0], .h = axes[1], .w = axes[2], .dw = dw, .row = row};
+    k.taps = k.d.kernel * k.h.kernel * k.w.kernel, k.panels = (x->c / groups + NR - 1) / NR;
+    k.positions = dy->n * k.d.out * k.h.out * k.w.out;
+    if (k.positions == 0 && !add)
+        for (int64_t j = 0; j < dy->c; j++) memset(dw + j * row, 0, (size_t)(k.taps * x->c / groups) * sizeof(real));
+#pragma omp parallel if (WORTH(k.positions * dy->c))
+    {
+        const int64_t me = omp_get_thread_num(), team = omp_get_num_threads();
+        groups_of(&k, groups, groups * me / team, groups * (me + 1) / team, add, scratch + me * STRIP * (dy->c / groups));
+    }
+}
+
+/* The same of one group.
  *
  * x and dy hold the channels of the group; geometry is 18 integers, an axis each for d, h, w; dw rows are `row` apart.
  * scratch holds STRIPS times STRIP K elements, STRIPS the larger of 4 and the threads.

@@ -18,7 +18,10 @@ def start(
     ranks: int, cwd: Path, *words: str, env: Mapping[str, str] | None = None, timeout_s: float = 30.0
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m gridnn.train` on some ranks; 0 is Python alone."""
-    private = {"XDG_CACHE_HOME": str(cwd / "cache"), **(env or {})}  # what a test measures is not kept for users
+    private = {
+        "XDG_CACHE_HOME": str(cwd / "cache"),
+        **(env or {}),
+    }  # what a test measures is not kept for users
     return run_ranks(ranks, ["-m", "gridnn.train", *words], cwd=cwd, extra_env=private, timeout_s=timeout_s)
 
 

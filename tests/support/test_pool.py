@@ -17,7 +17,7 @@ import pytest
 
 from tests.support import launch
 
-WRONG = '''
+WRONG = """
 import ctypes, os, signal, sys
 import pytest
 
@@ -87,7 +87,7 @@ def test_skip_alone(comm):
 @pytest.mark.ranks(2)
 def test_good_again(comm):
     comm.barrier()
-'''
+"""
 
 SMALL = """
 import os

@@ -1,10 +1,10 @@
 """The line between pytest and one rank: one JSON object a line over a local socket.
 
-    pytest -> rank   {"job": [pytest arguments]}   once
-                     {"run": node id, "next": node id or null}
-                     {"quit": true}
-    rank -> pytest   {"hello": rank, "pid": pid}   {"ready": true, "errors": text}
-                     {"report": pytest's report as a dict}   {"done": node id}
+pytest -> rank   {"job": [pytest arguments]}   once
+                 {"run": node id, "next": node id or null}
+                 {"quit": true}
+rank -> pytest   {"hello": rank, "pid": pid}   {"ready": true, "errors": text}
+                 {"report": pytest's report as a dict}   {"done": node id}
 """
 
 from __future__ import annotations

@@ -3,12 +3,13 @@
 x (N, C, *S), w (K, C / groups, *R), y (N, K, *O); channels innermost in memory, weights K, R, C.  Transposed
 convolution is `backward_data` read forwards.
 
-| provider | takes                                                           |
-|----------|-----------------------------------------------------------------|
-| numpy    | everything                                                      |
-| direct   | everything in float32 and float64                               |
-| winograd | 3 x 3 and 5 x 5 windows, stride 1, in float32 and float64       |
-| onednn   | float32 without margins                                         |
+| provider  | takes                                                           |
+|-----------|-----------------------------------------------------------------|
+| numpy     | everything                                                      |
+| direct    | everything in float32 and float64                               |
+| depthwise | groups narrower than a vector, in float32 and float64           |
+| winograd  | 3 x 3 and 5 x 5 windows, stride 1, in float32 and float64       |
+| onednn    | float32 without margins                                         |
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from gridnn.compute.cpu.engine import Engine
 from gridnn.compute.cpu.memory import Array, is_dense
 from gridnn.compute.cpu.native import conv as native
-from gridnn.compute.cpu.native import winograd
+from gridnn.compute.cpu.native import depthwise, winograd
 from gridnn.compute.cpu.native.walk import window as three
 from gridnn.compute.cpu.onednn import conv as onednn
 from gridnn.compute.cpu.reference import conv as reference
@@ -92,8 +93,10 @@ def _able(
     if x.size and y.size and w.size:
         if engine.onednn is not None and x.dtype.char == "f":
             names.insert(0, "onednn")
-        if engine.library(x.dtype) is not None:
-            names = ["direct", *names[:-1]]  # NumPy need not be tried
+        lib = engine.library(x.dtype)
+        if lib is not None:  # then NumPy need not be tried, nor both of our own
+            narrow = depthwise.suits(lib, x.shape[1], w.shape, groups, x.dtype, weights=weights)
+            names = ["depthwise" if narrow else "direct", *names[:-1]]
             if winograd.supports(x.shape, w.shape, window.stride, window.dilation, groups):
                 pays = winograd.pays(w.shape, tiled, weights=weights)
                 names.insert(0 if pays else 1, "winograd")
@@ -128,6 +131,32 @@ def _native_weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, g
     if lib is None:
         return False
     native.backward_weights(lib, e.work, x, dy, dw, three(window), groups=groups, add=False)
+    return True
+
+
+def _narrow_forward(
+    e: Engine, x: Array, w: Array, y: Array, window: Window, groups: int, bias: Array | None, relu: bool
+) -> bool:
+    lib = e.library(x.dtype)
+    if lib is None:
+        return False
+    depthwise.forward(lib, e.work, x, w, y, three(window), bias=bias, relu=relu)
+    return True
+
+
+def _narrow_data(e: Engine, dy: Array, w: Array, dx: Array, window: Window, groups: int) -> bool:
+    lib = e.library(dy.dtype)
+    if lib is None:
+        return False
+    depthwise.backward_data(lib, e.work, dy, w, dx, three(window))
+    return True
+
+
+def _narrow_weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, groups: int) -> bool:
+    lib = e.library(x.dtype)
+    if lib is None:
+        return False
+    depthwise.backward_weights(lib, e.work, x, dy, dw, three(window))
     return True
 
 
@@ -197,11 +226,14 @@ def _numpy_weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, gr
 
 
 _FORWARD: Mapping[str, Provider] = {
-    "direct": _native_forward, "winograd": _tiles_forward, "onednn": _onednn_forward, "numpy": _numpy_forward,
+    "direct": _native_forward, "depthwise": _narrow_forward, "winograd": _tiles_forward, "onednn": _onednn_forward,
+    "numpy": _numpy_forward,
 }  # fmt: skip
 _DATA: Mapping[str, Provider] = {
-    "direct": _native_data, "winograd": _tiles_data, "onednn": _onednn_data, "numpy": _numpy_data,
+    "direct": _native_data, "depthwise": _narrow_data, "winograd": _tiles_data, "onednn": _onednn_data,
+    "numpy": _numpy_data,
 }  # fmt: skip
 _WEIGHTS: Mapping[str, Provider] = {
-    "direct": _native_weights, "winograd": _tiles_weights, "onednn": _onednn_weights, "numpy": _numpy_weights,
+    "direct": _native_weights, "depthwise": _narrow_weights, "winograd": _tiles_weights, "onednn": _onednn_weights,
+    "numpy": _numpy_weights,
 }  # fmt: skip

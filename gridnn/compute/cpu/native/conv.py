@@ -18,8 +18,15 @@ from numpy.typing import NDArray
 from gridnn.compute.cpu.memory import Workspace
 from gridnn.compute.cpu.native.library import Library, block
 from gridnn.compute.cpu.native.walk import (
-    Walks, Window, address, axes, backward_walks, forward_walks, scatter_walks, space,
-)  # fmt: skip
+    Walks,
+    Window,
+    address,
+    axes,
+    backward_walks,
+    forward_walks,
+    scatter_walks,
+    space,
+)
 
 Array = NDArray[Any]
 
@@ -79,6 +86,12 @@ def backward_weights(
         else None
     )
     scratch = work.take("strips", max(lib.threads, 4) * STRIP * k, x.dtype)
+    if groups > max(lib.threads, 1):
+        lib.kernel("conv_weights_groups", x.dtype)(
+            ctypes.byref(block(x)), ctypes.byref(block(dy)), geometry, address(dw), ctypes.c_int64(row),
+            ctypes.c_int64(groups), ctypes.c_int(add), address(scratch),
+        )  # fmt: skip
+        return
     at = dw.__array_interface__["data"][0]
     for g in range(groups):
         xs, dys = block(x[:, g * c : (g + 1) * c]), block(dy[:, g * k : (g + 1) * k])
@@ -91,22 +104,15 @@ def _run(
     turned: bool, bias: Array | None = None, relu: bool = False, add: bool = False,
 ) -> None:  # fmt: skip
     pack, walk = lib.kernel("conv_pack", x.dtype), lib.kernel("conv_walk", x.dtype)
-    outs, ins, taps, size = w.shape[0] // groups, w.shape[1], prod(win.kernel), x.itemsize
-    columns = ins if turned else outs
-    packed = work.take("packed", taps * (outs if turned else ins) * (columns + 64), x.dtype)
-    at = w.__array_interface__["data"][0]
-    reads, writes = (outs, ins) if turned else (ins, outs)
-    for g in range(groups):
-        xs, ys = block(x[:, g * reads : (g + 1) * reads]), block(y[:, g * writes : (g + 1) * writes])
-        weights = ctypes.c_void_p(at + g * outs * taps * ins * size)
-        some = (
-            None if bias is None else ctypes.c_void_p(bias.__array_interface__["data"][0] + g * outs * size)
-        )
-        for each in walks:
-            pack(weights, ctypes.byref(each), ctypes.c_int64(outs), ctypes.c_int64(ins), ctypes.c_int64(taps),
-                 ctypes.c_int(turned), address(packed))  # fmt: skip
-            walk(ctypes.byref(xs), ctypes.byref(each), address(packed), ctypes.byref(ys), some, ctypes.c_int(relu),
-                 ctypes.c_int(add), ctypes.c_int(add))  # fmt: skip
+    outs, ins, taps = w.shape[0] // groups, w.shape[1], prod(win.kernel)
+    columns, depth = (ins, outs) if turned else (outs, ins)
+    packed = work.take("packed", groups * taps * depth * (columns + 64), x.dtype)
+    xs, ys = block(x), block(y)
+    for each in walks:
+        pack(address(w), ctypes.byref(each), ctypes.c_int64(outs), ctypes.c_int64(ins), ctypes.c_int64(taps),
+             ctypes.c_int64(groups), ctypes.c_int(turned), address(packed))  # fmt: skip
+        walk(ctypes.byref(xs), ctypes.byref(each), address(packed), ctypes.byref(ys), ctypes.c_int64(groups),
+             address(bias), ctypes.c_int(relu), ctypes.c_int(add), ctypes.c_int(add))  # fmt: skip
 
 
 def merges(channels: int, win: Window, groups: int) -> bool:

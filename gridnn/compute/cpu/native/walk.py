@@ -127,5 +127,5 @@ def _dim(count: int, first: int, step: int, jump: int, taps: Sequence[int], offs
 def _walks(of: Iterable[Sequence[Dim]], win: Window) -> Walks:
     each = [tuple(dims) for dims in of]
     made = (Walk * len(each))(*(Walk(*dims, *win.kernel[1:]) for dims in each))
-    setattr(made, "kept", each)  # the copies in the array do not keep what their dims point to
+    made.kept = each  # type: ignore[attr-defined]  # the copies in the array do not keep what their dims point to
     return made
