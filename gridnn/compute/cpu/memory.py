@@ -97,7 +97,7 @@ class Memory:
         )
         kind, strides, size = form
         if size < SMALL:
-            return shaped(np.empty(prod(shape), kind), shape)
+            return np.ndarray(shape, kind, None, 0, strides)
         if self._returned:
             self._take_back()
         i = next((i for i, gap in enumerate(self._sizes) if gap >= size), None)
@@ -197,16 +197,17 @@ class Workspace:
     """Scratch arrays by name that grow and stay: what a kernel needs during one call."""
 
     def __init__(self) -> None:
-        self._held: dict[str, Array] = {}
+        self._held: dict[str, Array] = {}  # aligned
 
     def take(self, name: str, elements: int, dtype: DTypeLike) -> Array:
         """Return a flat array, 64-byte aligned; its content is of earlier calls."""
         size = elements * np.dtype(dtype).itemsize
         held = self._held.get(name)
-        if held is None or held.nbytes < size + ALIGNMENT:
-            self._held[name] = held = np.empty(size + ALIGNMENT, np.uint8)
-        start = -held.__array_interface__["data"][0] % ALIGNMENT
-        return held[start : start + size].view(dtype)
+        if held is None or held.size < size:
+            raw = np.empty(size + ALIGNMENT, np.uint8)
+            start = -raw.ctypes.data % ALIGNMENT
+            self._held[name] = held = raw[start : start + size]
+        return held[:size].view(dtype)
 
     @property
     def nbytes(self) -> int:

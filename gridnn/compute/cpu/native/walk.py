@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from gridnn.compute.cpu import window as windows
+from gridnn.compute.cpu.native.library import pointer
 
 Array = NDArray[Any]
 
@@ -94,7 +95,12 @@ def scatter_walks(outs: tuple[int, ...], win: Window) -> Walks:
 
 def axes(x: Array, dy: Array, win: Window) -> ctypes.Array[ctypes.c_int64]:
     """Return what a kernel of gradients by weights is told: six integers for each of d, h, w (struct axis)."""
-    sizes = zip(space(dy.shape), space(x.shape), *win, strict=True)
+    return _axes(x.shape, dy.shape, win)
+
+
+@lru_cache(maxsize=4096)
+def _axes(x: tuple[int, ...], dy: tuple[int, ...], win: Window) -> ctypes.Array[ctypes.c_int64]:
+    sizes = zip(space(dy), space(x), *win, strict=True)
     return (ctypes.c_int64 * 18)(*(i for axis in sizes for i in axis))
 
 
@@ -105,7 +111,7 @@ def space(shape: Sequence[int]) -> tuple[int, ...]:
 
 def address(array: Array | None) -> ctypes.c_void_p | None:
     """Return where an array begins, for a kernel; keep the array alive meanwhile."""
-    return None if array is None else ctypes.c_void_p(array.__array_interface__["data"][0])
+    return None if array is None else pointer(array)
 
 
 def _phases(extent: int, kernel: int, stride: int, dilation: int, pad: int) -> Iterator[Dim]:
