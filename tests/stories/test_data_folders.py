@@ -11,7 +11,9 @@ import pytest
 
 from tests.stories.job import finish, losses, summary
 
-BRIEF = ("train.batch=8", "train.steps=3")
+# In double precision: eight samples of noise make batch norm so sensitive that in single precision the second loss
+# of one process already differs by 1e-4 between kernels.
+BRIEF = ("train.batch=8", "train.steps=3", "train.dtype=float64")
 
 
 def test_mnist(tmp_path: Path) -> None:
@@ -42,7 +44,7 @@ def trains(folder: Path, network: str, test_count: int) -> None:
     alone = finish(1, folder, *words, run_dir="alone")
     for plan in ("n2", "h2"):
         cut = finish(2, folder, *words, "--plan", plan, run_dir=plan)
-        assert losses(cut) == pytest.approx(losses(alone), rel=1e-4)
+        assert losses(cut) == pytest.approx(losses(alone), rel=1e-9)
         found = summary(cut)
         assert found["predicted_bytes"] == found["counted_bytes"] > 0
         right = json.loads((cut / "summary.json").read_text())["test_accuracy"] * test_count

@@ -42,7 +42,9 @@ def test_a_run_from_start_to_summary(tmp_path):
     assert (lines[1]["step"], lines[1]["norm"]) == (2, 3.5)
     summary = json.loads(path.read_text())
     fixed = {"loss", "test_accuracy", "steps", "step_s", "predicted_bytes", "counted_bytes", "plan"}
-    assert set(summary) == fixed | {"ranks", "phases_s", "versions", "record_version", "predicted_step_s"}
+    assert set(summary) == fixed | {
+        "ranks", "phases_s", "versions", "record_version", "predicted_step_s", "memory_bytes", "predicted_memory_bytes",
+    }  # fmt: skip
     assert summary["loss"] == 0.30000000000000004
     assert sorted(p.name for p in folder.iterdir()) == [
         "config.toml",
