@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -243,8 +244,10 @@ def test_lf_x_and_k_select(tmp_path: Path) -> None:
 def test_ranks_end_when_pytest_dies(tmp_path: Path, number: signal.Signals) -> None:
     prepare(tmp_path, HANG)
     job = subprocess.Popen(
-        [sys.executable, *PYTEST], cwd=tmp_path, env=launch.environment(1), stdout=subprocess.DEVNULL
-    )
+        [sys.executable, *PYTEST], cwd=tmp_path, env=launch.environment(1), stdout=subprocess.DEVNULL,
+        # A shell starts what it puts in the background deaf to interrupts, and children inherit that.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     deadline_s = time.monotonic() + 30
     pids = tmp_path / "pids"
     while not (pids.exists() and pids.read_text().count("\n") == 2) and time.monotonic() < deadline_s:
