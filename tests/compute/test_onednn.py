@@ -187,20 +187,6 @@ def test_a_shape_is_compiled_once() -> None:
 
 
 @needs_onednn
-def test_packed_weights_are_kept_until_stale() -> None:
-    x, w, y, dx = block((2, 5, 6, 6), 1), block((7, 5, 3, 3), 2), block((2, 7, 6, 6)), block((2, 5, 6, 6))
-    other, packed = block(w.shape, 3), conv.Packed()
-    for kept, weights in ((w, w), (w, other), (other, other), (other, w)):
-        if kept is weights:
-            packed.stale()
-        assert conv.forward(lib(), x, weights, None, y, **ONES, packed=packed)
-        close(y, reference.forward(x.astype(float), kept.astype(float), **ONES))
-        dy = block(y.shape, 4)
-        assert conv.backward_data(lib(), dy, weights, dx, **ONES, packed=packed)
-        close(dx, reference.backward_data(dy.astype(float), kept.astype(float), x.shape, **ONES))
-
-
-@needs_onednn
 @pytest.mark.parametrize(("n", "c", "k"), [(1, 1, 1), (3, 5, 7), (17, 64, 10), (2, 130, 33)])
 def test_linear(n: int, c: int, k: int) -> None:
     x, w, dy = block((n, c), 1), block((k, c), 2), block((n, k), 3)

@@ -22,6 +22,7 @@ from gridnn.compute.cpu.engine import Engine
 from gridnn.compute.cpu.memory import Array, is_dense
 from gridnn.compute.cpu.native import conv as native
 from gridnn.compute.cpu.native import depthwise, winograd
+from gridnn.compute.cpu.native.library import Library
 from gridnn.compute.cpu.native.walk import window as three
 from gridnn.compute.cpu.onednn import conv as onednn
 from gridnn.compute.cpu.reference import conv as reference
@@ -108,82 +109,61 @@ def _ready(engine: Engine, x: Array, window: Window, groups: int) -> Array:
     return x if native.merges(x.shape[1], three(window), groups) else engine.fitted(x)
 
 
+def _kernels(e: Engine, x: Array) -> Library:
+    lib = e.library(x.dtype)
+    assert lib is not None, "kernels that are missing are not able"
+    return lib
+
+
 def _native_forward(
     e: Engine, x: Array, w: Array, y: Array, window: Window, groups: int, bias: Array | None, relu: bool
-) -> bool:
-    lib = e.library(x.dtype)
-    if lib is None:
-        return False
+) -> None:
+    lib = _kernels(e, x)
     native.forward(lib, e.work, x, w, y, three(window), groups=groups, bias=bias, relu=relu)
-    return True
 
 
-def _native_data(e: Engine, dy: Array, w: Array, dx: Array, window: Window, groups: int) -> bool:
-    lib = e.library(dy.dtype)
-    if lib is None:
-        return False
+def _native_data(e: Engine, dy: Array, w: Array, dx: Array, window: Window, groups: int) -> None:
+    lib = _kernels(e, dy)
     native.backward_data(lib, e.work, dy, w, dx, three(window), groups=groups)
-    return True
 
 
-def _native_weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, groups: int) -> bool:
-    lib = e.library(x.dtype)
-    if lib is None:
-        return False
+def _native_weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, groups: int) -> None:
+    lib = _kernels(e, x)
     native.backward_weights(lib, e.work, x, dy, dw, three(window), groups=groups, add=False)
-    return True
 
 
 def _narrow_forward(
     e: Engine, x: Array, w: Array, y: Array, window: Window, groups: int, bias: Array | None, relu: bool
-) -> bool:
-    lib = e.library(x.dtype)
-    if lib is None:
-        return False
+) -> None:
+    lib = _kernels(e, x)
     depthwise.forward(lib, e.work, x, w, y, three(window), bias=bias, relu=relu)
-    return True
 
 
-def _narrow_data(e: Engine, dy: Array, w: Array, dx: Array, window: Window, groups: int) -> bool:
-    lib = e.library(dy.dtype)
-    if lib is None:
-        return False
+def _narrow_data(e: Engine, dy: Array, w: Array, dx: Array, window: Window, groups: int) -> None:
+    lib = _kernels(e, dy)
     depthwise.backward_data(lib, e.work, dy, w, dx, three(window))
-    return True
 
 
-def _narrow_weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, groups: int) -> bool:
-    lib = e.library(x.dtype)
-    if lib is None:
-        return False
+def _narrow_weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, groups: int) -> None:
+    lib = _kernels(e, x)
     depthwise.backward_weights(lib, e.work, x, dy, dw, three(window))
-    return True
 
 
 def _tiles_forward(
     e: Engine, x: Array, w: Array, y: Array, window: Window, groups: int, bias: Array | None, relu: bool
-) -> bool:
-    lib = e.library(x.dtype)
-    if lib is None:
-        return False
+) -> None:
+    lib = _kernels(e, x)
     winograd.forward(lib, e.work, e.fitted(x), w, y, pad_lo=window.pad_lo, bias=bias, relu=relu)
-    return True
 
 
-def _tiles_data(e: Engine, dy: Array, w: Array, dx: Array, window: Window, groups: int) -> bool:
-    lib = e.library(dy.dtype)
-    if lib is None:
-        return False
+def _tiles_data(e: Engine, dy: Array, w: Array, dx: Array, window: Window, groups: int) -> None:
+    lib = _kernels(e, dy)
     winograd.backward_data(lib, e.work, dy, w, dx, pad_lo=window.pad_lo)
-    return True
 
 
-def _tiles_weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, groups: int) -> bool:
-    lib = e.library(x.dtype)
-    if lib is None:
-        return False
+def _tiles_weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, groups: int) -> None:
+    lib = _kernels(e, x)
     winograd.backward_weights(lib, e.work, e.fitted(x), dy, dw, pad_lo=window.pad_lo)
-    return True
 
 
 def _onednn_forward(

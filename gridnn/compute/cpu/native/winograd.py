@@ -63,11 +63,6 @@ def pays(w_shape: Sequence[int], y_shape: Sequence[int], *, weights: bool = Fals
     return min(w_shape[:2]) >= LEAST_CHANNELS and 36 * tiles + fixed < r * r * n * prod(space)
 
 
-def scratch_elements(lib: Library, x: Array, w: Array, y: Array) -> int:
-    """Return the elements of scratch that any pass of a layer needs, with the threads the library has now."""
-    return _elements(lib, x.dtype, block(x), block(w), block(y))
-
-
 def forward(
     lib: Library, work: Workspace, x: Array, w: Array, y: Array, *, pad_lo: Sequence[int],
     bias: Array | None = None, relu: bool = False,

@@ -7,8 +7,7 @@ for each direction and machine. Reordering into it is part of a call:
     backward_data      w --pack--> packed      dy, packed ----> dx
     backward_weights                           x, dy ---------> packed dw --unpack--> dw
 
-Packing is one pass over the weights. Who calls again with the same weights hands in a `Packed`, which
-keeps what was packed until it is told that the weights changed.
+Packing is one pass over the weights, at every call: in training they change between calls.
 
 Every function writes into the array given for its result and returns True, or touches nothing and
 returns False where another engine is to be asked: a dtype other than float32, an empty array, an array
@@ -47,39 +46,16 @@ _ABSENT = object()
 _SLOW, _BETTER, _SLOW_CHANNELS = "jit:avx2", "x64:gemm:jit", 192
 
 
-class Packed:
-    """Weights of one layer in the layouts oneDNN chose, kept until `stale` is called."""
-
-    __slots__ = ("_buffers", "_ready")
-
-    def __init__(self) -> None:
-        self._buffers: dict[Run, api.Buffer] = {}
-        self._ready: set[Run] = set()
-
-    def stale(self) -> None:
-        """The weights changed: pack them anew at the next use."""
-        self._ready.clear()
-
-    def address(self, pack: Run, size: int, weights: int) -> int:
-        """Where the weights at an address lie packed; `size` is that of the packed ones in bytes."""
-        if pack not in self._ready:
-            buffer = self._buffers.setdefault(pack, api.Buffer(size))
-            pack(weights, buffer.address)
-            self._ready.add(pack)
-        return self._buffers[pack].address
-
-
 class _Plan(NamedTuple):
     """A convolution of one shape, compiled.
 
-    `pack` moves weights from the caller's layout to that of `main` (`size` bytes), or their gradient
-    back; None where the layouts agree. Negative pads make `offset`, where the window starts in x in
-    bytes, and `partial`: rows of x that no window touches.
+    `pack` moves weights from the caller's layout to that of `main`, or their gradient back; None where the
+    layouts agree. Negative pads make `offset`, where the window starts in x in bytes, and `partial`: rows of x
+    that no window touches.
     """
 
     main: Run
     pack: Run | None
-    size: int
     offset: int
     partial: bool
     implementation: str
@@ -98,7 +74,6 @@ def forward(
     pad_hi: Ints,
     groups: int = 1,
     relu: bool = False,
-    packed: Packed | None = None,
 ) -> bool:
     """Write the convolution (cross-correlation) of x, with bias and relu if wanted, into y.
 
@@ -110,7 +85,6 @@ def forward(
     y : (N, K, *O), dense channels-last
     stride, dilation, pad_lo, pad_hi : one integer a spatial dim; negative pads crop.
     relu : replace negative results by zero.
-    packed : where packed weights are kept; None packs at every call.
 
     Returns
     -------
@@ -120,7 +94,7 @@ def forward(
     plan = _plan(lib, _FORWARD, x, w, y, bias, relu, window)
     if plan is None:
         return False
-    addresses = (x.ctypes.data + plan.offset, _weights(lib, plan, w, packed), y.ctypes.data)
+    addresses = (x.ctypes.data + plan.offset, _weights(lib, plan, w), y.ctypes.data)
     if bias is None:
         plan.main(*addresses)
     else:
@@ -139,7 +113,6 @@ def backward_data(
     pad_lo: Ints,
     pad_hi: Ints,
     groups: int = 1,
-    packed: Packed | None = None,
 ) -> bool:
     """Write the gradient of `forward` by x into dx, which is what transposed convolution computes.
 
@@ -147,7 +120,7 @@ def backward_data(
     ----------
     dy : (N, K, *O), dense channels-last
     dx : (N, C, *S), as x of `forward`; elements that no window touched get zero
-    w, stride, dilation, pad_lo, pad_hi, groups, packed : as in `forward`.
+    w, stride, dilation, pad_lo, pad_hi, groups : as in `forward`.
 
     Returns
     -------
@@ -159,7 +132,7 @@ def backward_data(
         return False
     if plan.partial:
         dx[...] = 0
-    plan.main(dx.ctypes.data + plan.offset, _weights(lib, plan, w, packed), dy.ctypes.data)
+    plan.main(dx.ctypes.data + plan.offset, _weights(lib, plan, w), dy.ctypes.data)
     return True
 
 
@@ -200,13 +173,11 @@ def backward_weights(
     return True
 
 
-def _weights(lib: api.Library, plan: _Plan, w: Array, packed: Packed | None) -> int:
+def _weights(lib: api.Library, plan: _Plan, w: Array) -> int:
     """Address of the weights as the plan wants them."""
     address: int = w.ctypes.data
     if plan.pack is None:
         return address
-    if packed is not None:
-        return packed.address(plan.pack, plan.size, address)
     plan.pack(address, lib.packing.address)
     return lib.packing.address
 
@@ -290,7 +261,7 @@ def _compiled(
     lib.packing.reserve(lib.size(chosen))
     offset = sum(-min(lo, 0) * step for lo, step in zip(pad_lo, x.strides[2:], strict=True))
     partial = shapes[0] != x.shape
-    return _Plan(lib.compile(made, names), pack, lib.size(chosen), offset, partial, lib.implementation(made))
+    return _Plan(lib.compile(made, names), pack, offset, partial, lib.implementation(made))
 
 
 def _channels_last(shape: Shape) -> Shape:
