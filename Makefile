@@ -1,5 +1,5 @@
 # The commands of this checkout. Everything they need goes into .venv; nothing else is touched.
-#   make setup            MPI from a wheel (no compiler, no system MPI needed)
+#   make setup            MPI and oneDNN from wheels (no system MPI needed); compiles the CPU kernels if there is a gcc
 #   make setup MPI=site   use the MPI of this site instead (its mpiexec on PATH)
 #   make demo [RANKS=4]   train the default network on RANKS processes
 #   make kernels          compile the CPU kernels again (set-up does it; needs gcc)
