@@ -3,6 +3,8 @@
 what is missing    what computes instead           said once, by rank 0
 own kernels        oneDNN, and NumPy for the rest  how to compile them
 oneDNN             own kernels                     how to install it
+bfloat16           nothing: asked for, it is an    what is needed
+                   error, on all ranks
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from gridnn.comm.world import World
 from gridnn.compute.cpu.choice import Choice, read_choices, write_choices
 from gridnn.compute.cpu.engine import Engine
 from gridnn.compute.cpu.native.library import load
-from gridnn.compute.cpu.onednn.library import find
+from gridnn.compute.cpu.onednn.library import Library, find
+from gridnn.compute.cpu.onednn.precision import BFLOAT16, FLOAT32, has_bfloat16
+from gridnn.errors import InputError
 from gridnn.train.sections import ComputeSection
 
 NO_KERNELS = (
@@ -26,6 +30,7 @@ NO_ONEDNN = (
     "oneDNN was not found; own kernels compute alone.  Some convolutions are faster with it:  pip install "
     '"gridnn[cpu]",  or name one: compute.onednn = "/path/of/libdnnl.so.3"'
 )
+BFLOAT16_AVAILABLE = 'bfloat16 products are available to training in float32: compute.precision = "bfloat16"'
 
 
 def open_engine(world: World, config: ComputeSection, threads: int, kept: Path | None) -> Engine:
@@ -41,15 +46,38 @@ def open_engine(world: World, config: ComputeSection, threads: int, kept: Path |
     Raises
     ------
     InputError
-        When `compute.onednn` names what cannot be used.
+        When `compute.onednn` names what cannot be used, or `compute.precision` asks for what is not here.
     """
     native = None if config.engine == "numpy" else load()
-    onednn = find(config.onednn) if config.engine == "auto" else None
-    engine = Engine(native, world.memory, onednn)
+    engine = Engine(native, world.memory, _onednn(config))
     known = read_choices(kept, machine(engine, threads)) if kept and config.choice == "measured" else {}
-    engine.choice = Choice(config.choice, known)
+    # The rule knows float32 kernels only, and would leave the precision that was asked for unused.
+    prefer = "onednn" if config.precision == "bfloat16" else None
+    engine.choice = Choice(config.choice, known, prefer)
     engine.set_threads(threads)
     return engine
+
+
+def _onednn(config: ComputeSection) -> Library | None:
+    """Return oneDNN as it is asked for, or None."""
+    if config.engine != "auto":
+        return None
+    if config.precision == "float32":
+        return find(config.onednn, FLOAT32)
+    onednn = find(config.onednn, BFLOAT16)
+    needed = 'compute.precision = "bfloat16" needs oneDNN and a processor with AVX512-BF16 or AMX-BF16'
+    other = 'or take compute.precision = "float32"'
+    if onednn is None:
+        raise InputError(
+            f'{needed}; oneDNN was not found.  Install it:  pip install "gridnn[cpu]",  or name one in '
+            f"compute.onednn, {other}"
+        )
+    if not has_bfloat16(onednn):
+        raise InputError(
+            f"{needed}; oneDNN {'.'.join(map(str, onednn.version))} uses neither on {_processor()}.  Take another "
+            f"machine, {other}"
+        )
+    return onednn
 
 
 def machine(engine: Engine, threads: int) -> str:
@@ -59,7 +87,9 @@ def machine(engine: Engine, threads: int) -> str:
 
 def words(world: World, engine: Engine, config: ComputeSection, threads: int) -> list[str]:
     """Return what rank 0 says about the engines of all ranks.  Collective."""
-    names = world.comm.allgather(engine.name)
+    able = engine.onednn is not None and has_bfloat16(engine.onednn)
+    told = world.comm.allgather((engine.name, able))
+    names = [name for name, _ in told]
     different = sorted(set(names))
     said = [
         f"kernels: {' | '.join(different)}; {threads} thread{'s' * (threads > 1)} a rank, choice {config.choice}"
@@ -68,6 +98,8 @@ def words(world: World, engine: Engine, config: ComputeSection, threads: int) ->
         said.append(NO_KERNELS)
     if config.engine == "auto" and any("oneDNN" not in name for name in names):
         said.append(NO_ONEDNN)
+    if config.precision == "float32" and all(able for _, able in told):
+        said.append(BFLOAT16_AVAILABLE)
     return said
 
 

@@ -310,10 +310,25 @@ class ComputeSection(Section):
     """"auto" takes all there is: own kernels and oneDNN; "native" own kernels only; "numpy" the slow reference."""
     onednn: Name | None = None
     """Path of libdnnl.so.3 or of the prefix it is installed under; left out, it is searched for."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Factors of products: "bfloat16" rounds them where that is faster (choice "fixed": in all); sums stay float32."""
     choice: Literal["measured", "fixed"] = "measured"
     """How a kernel is chosen for a layer: by a short measurement that is kept, or by rule, the same in every run."""
     threads: Whole = 0
     """Threads of a rank; 0 takes OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, or the rank's share of the cores."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> ComputeSection:
+        return _refuse(
+            self,
+            [
+                (
+                    self.precision == "bfloat16" and self.engine != "auto",
+                    f'compute.precision = "bfloat16" is oneDNN\'s, but compute.engine = "{self.engine}" leaves it out; '
+                    'take compute.engine = "auto"',
+                ),
+            ],
+        )
 
 
 class Config(Section):
@@ -335,6 +350,11 @@ class Config(Section):
                 (
                     self.data.target == "image" and self.train.label_smoothing > 0.0,
                     'train.label_smoothing is for classes, but data.target is "image"; leave it out',
+                ),
+                (
+                    self.compute.precision == "bfloat16" and self.train.dtype != "float32",
+                    f'compute.precision = "bfloat16" needs train.dtype = "float32", not "{self.train.dtype}"; '
+                    "change one of them",
                 ),
             ],
         )

@@ -7,16 +7,23 @@ from typing import Any
 
 import pytest
 
+from gridnn.comm.agree import agreed
 from gridnn.comm.world import World
+from gridnn.compute.cpu.onednn.library import find
+from gridnn.compute.cpu.onednn.precision import BFLOAT16, FLOAT32
 from gridnn.errors import InputError
 from gridnn.train import engine as opening
+from gridnn.train.config import load_config
 from gridnn.train.sections import ComputeSection
+
+IN_BFLOAT16 = ComputeSection(precision="bfloat16", choice="fixed")
+needs_onednn = pytest.mark.skipif(find() is None, reason="no libdnnl.so.3 here")
 
 
 @pytest.mark.ranks(1, 2)
 def test_numpy_is_said_to_compute(comm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "load", lambda: None)
-    monkeypatch.setattr(opening, "find", lambda path: None)
+    monkeypatch.setattr(opening, "find", lambda path, operands: None)
     with World(comm) as world:
         config = ComputeSection()
         engine = opening.open_engine(world, config, 1, None)
@@ -66,6 +73,62 @@ def test_choices_of_all_ranks_are_kept(comm: Any, tmp_path: Path) -> None:
         assert opening.open_engine(world, config, 3, kept).choice.known == {}, "another number of threads"
         fixed = ComputeSection(choice="fixed")
         assert opening.open_engine(world, fixed, 1, kept).choice.known == {}
+
+
+@pytest.mark.ranks(2)
+@needs_onednn
+def test_one_rank_without_bfloat16_is_an_error_of_all(comm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "has_bfloat16", lambda found: comm.rank == 0)
+    wanted = r"AVX512-BF16 or AMX-BF16; oneDNN 3.* uses neither.*precision = \"float32\" \(rank 1 only\)"
+    with World(comm) as world, pytest.raises(InputError, match=wanted), agreed(world):
+        opening.open_engine(world, IN_BFLOAT16, 1, None)
+
+
+@pytest.mark.ranks(1)
+def test_bfloat16_needs_onednn(comm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "find", lambda path, operands: None)
+    wanted = r"needs oneDNN and a processor.*was not found.*gridnn\[cpu\]"
+    with World(comm) as world, pytest.raises(InputError, match=wanted):
+        opening.open_engine(world, IN_BFLOAT16, 1, None)
+
+
+@pytest.mark.ranks(1)
+@needs_onednn
+def test_bfloat16_is_offered_used_and_told_apart(
+    comm: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where the processor has it: said when it is not used, and measurements of the one are not taken for the other."""
+    kept, plain = tmp_path / "choices.json", ComputeSection()
+    with World(comm) as world:
+        for able in (False, True):
+            monkeypatch.setattr(opening, "has_bfloat16", lambda found, able=able: able)
+            usual = opening.open_engine(world, plain, 1, kept)
+            assert (opening.BFLOAT16_AVAILABLE in opening.words(world, usual, plain, 1)) == able
+        assert usual.onednn is not None and usual.onednn.operands == FLOAT32
+        usual.choice.made["a shape"] = "direct"
+        opening.keep_choices(world, usual, 1, kept)
+        measured = ComputeSection(precision="bfloat16")
+        engine = opening.open_engine(world, measured, 1, kept)
+        said = opening.words(world, engine, measured, 1)
+        assert engine.onednn is not None and engine.onednn.operands == BFLOAT16
+        assert "(bfloat16)" in said[0] and opening.BFLOAT16_AVAILABLE not in said
+        assert engine.choice.known == {} and opening.machine(usual, 1) != opening.machine(engine, 1)
+        assert opening.open_engine(world, plain, 1, kept).choice.known == {"a shape": "direct"}
+        assert opening.open_engine(world, IN_BFLOAT16, 1, None).choice.prefer == "onednn"
+
+
+@pytest.mark.parametrize(
+    ("other", "wanted"),
+    [
+        ("train.dtype=float64", r'needs train.dtype = "float32", not "float64"'),
+        ("compute.engine=native", r'compute.engine = "native" leaves it out'),
+        ("compute.engine=numpy", r'compute.engine = "numpy" leaves it out'),
+    ],
+)
+def test_bfloat16_that_nothing_computes_is_refused(other: str, wanted: str) -> None:
+    assert load_config(None, ["compute.precision=bfloat16"]).compute.precision == "bfloat16"
+    with pytest.raises(InputError, match=wanted):
+        load_config(None, ["compute.precision=bfloat16", other])
 
 
 def test_processor_is_named_in_the_key() -> None:

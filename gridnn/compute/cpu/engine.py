@@ -2,7 +2,8 @@
 
     provider    needs                         computes
     native      a C compiler at installation  everything that is often: float32 and float64, AVX-512, AVX2 or generic
-    onednn      any libdnnl.so.3              convolution and linear layers in float32, where it was measured faster
+    onednn      any libdnnl.so.3              convolution and linear layers in float32, where it was measured faster;
+                                              their products with bfloat16 factors, where that was asked for
     numpy       nothing                       everything: the reference, and what the others cannot
 
 The modules beside this file are the interface, one a subject: plain functions whose first argument is an engine.
@@ -22,6 +23,7 @@ from gridnn.compute.cpu.memory import Array, Memory, Workspace, is_dense
 from gridnn.compute.cpu.native import pointwise
 from gridnn.compute.cpu.native.library import Library, fits, load
 from gridnn.compute.cpu.onednn.library import Library as OneDnn
+from gridnn.compute.cpu.onednn.precision import FLOAT32
 
 
 class Engine:
@@ -98,7 +100,10 @@ class Engine:
 
     @property
     def name(self) -> str:
-        """The providers, in words."""
+        """The providers, in words, and the factors of oneDNN's products unless they are float32."""
         names = [f"native ({self.native.level})"] if self.native is not None else []
-        names += [f"oneDNN {'.'.join(map(str, self.onednn.version))}"] if self.onednn is not None else []
+        if self.onednn is not None:
+            # What was measured with one kind of factors says nothing of another.
+            factors = "" if self.onednn.operands == FLOAT32 else f" ({self.onednn.operands.name})"
+            names.append(f"oneDNN {'.'.join(map(str, self.onednn.version))}{factors}")
         return " + ".join(names) or "numpy"

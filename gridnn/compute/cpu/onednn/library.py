@@ -7,12 +7,10 @@ depends on addresses is done every call and must cost microseconds:
     a call   addresses --set_data_handle--> table of arguments --execute-->
 
 A `Library` keeps what was compiled in `plans`, by a key of its caller, until the process ends. It
-also owns the two buffers that all primitives share: the scratchpad, and `packing` for weights laid
-out anew just before use. Sharing makes a `Library` an object for one Python thread. The number of
-OpenMP threads is another matter: it is fixed into a primitive when it is compiled, so it must be
+also owns the buffers that all primitives share: the scratchpad, and `staging` for arrays laid out
+anew just before use (see stage). Sharing makes a `Library` an object for one Python thread. The number
+of OpenMP threads is another matter: it is fixed into a primitive when it is compiled, so it must be
 set before and left alone.
-
-Names and numbers are those of the public headers dnnl.h, dnnl_types.h and dnnl_common_types.h.
 """
 
 from __future__ import annotations
@@ -20,76 +18,16 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Hashable, Sequence
-from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int, c_int64, c_size_t, c_uint, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gridnn.compute.cpu.onednn import header as api
+from gridnn.compute.cpu.onednn.header import NAME, Dims, OneDnnError
+from gridnn.compute.cpu.onednn.precision import FLOAT32, Operands
 from gridnn.errors import InputError
-
-NAME = "libdnnl.so.3"
-SRC, DST, WEIGHTS, BIAS, DIFF_SRC, DIFF_DST, DIFF_WEIGHTS = 1, 17, 33, 41, 129, 145, 161
-"""Numbers of the arguments of a primitive."""
-
-FORWARD_TRAINING = 64
-CONVOLUTION_DIRECT = 1
-
-_SCRATCHPAD = 80
-_F32, _ANY_LAYOUT, _CPU, _IN_ORDER, _SCRATCHPAD_BY_USER, _RELU = 3, 1, 1, 1, 1, 0x20
-_QUERY_NAME, _QUERY_ARGUMENT = 8, 255
-_UNIMPLEMENTED, _LAST_REACHED = 3, 4
-_STATUS = {1: "out of memory", 2: "invalid arguments", _UNIMPLEMENTED: "unimplemented", 5: "runtime error"}
-
-# Sequential, OpenMP and TBB builds return from `execute` when the work is done; others must be waited for.
-_SYNCHRONOUS = (1, 2, 4)
-
-_Dims = c_int64 * 12
-_out, _h, _dims = POINTER(c_void_p), c_void_p, POINTER(c_int64)
-_SIGNATURES: dict[str, list[Any]] = {
-    "engine_create": [_out, c_int, c_size_t],
-    "stream_create": [_out, _h, c_uint],
-    "stream_wait": [_h],
-    "memory_desc_create_with_strides": [_out, c_int, _dims, c_int, _dims],
-    "memory_desc_create_with_tag": [_out, c_int, _dims, c_int, c_int],
-    "memory_create": [_out, _h, _h, _h],
-    "memory_set_data_handle": [_h, _h],
-    "primitive_attr_create": [_out],
-    "primitive_attr_set_scratchpad_mode": [_h, c_int],
-    "primitive_attr_set_post_ops": [_h, _h],
-    "post_ops_create": [_out],
-    "post_ops_append_eltwise": [_h, c_int, c_float, c_float],
-    "primitive_desc_query": [_h, c_int, c_int, _h],
-    "primitive_desc_next_impl": [_h],
-    "primitive_create": [_out, _h],
-    "primitive_execute": [_h, _h, c_int, _h],
-    "convolution_forward_primitive_desc_create": [_out, _h, c_int, c_int, *[_h] * 4, *[_dims] * 4, _h],
-    "convolution_backward_data_primitive_desc_create": [_out, _h, c_int, *[_h] * 3, *[_dims] * 4, _h, _h],
-    "convolution_backward_weights_primitive_desc_create": [_out, _h, c_int, *[_h] * 4, *[_dims] * 4, _h, _h],
-    "inner_product_forward_primitive_desc_create": [_out, _h, c_int, *[_h] * 5],
-    "inner_product_backward_data_primitive_desc_create": [_out, *[_h] * 6],
-    "inner_product_backward_weights_primitive_desc_create": [_out, *[_h] * 7],
-    "reorder_primitive_desc_create": [_out, *[_h] * 5],
-}
-"""Every function used that returns a status, without its prefix ``dnnl_``, and its arguments."""
-
-
-class OneDnnError(RuntimeError):
-    """A call of oneDNN that failed: `call` is its name, `status` the number it returned."""
-
-    def __init__(self, call: str, status: int) -> None:
-        super().__init__(f"{call} returned {status} ({_STATUS.get(status, 'see dnnl_status_t')})")
-        self.call, self.status = call, status
-
-
-class _Version(Structure):
-    _fields_ = (
-        ("major", c_int), ("minor", c_int), ("patch", c_int), ("hash", c_char_p), ("cpu", c_uint), ("gpu", c_uint)
-    )  # fmt: skip
-
-
-class _Argument(Structure):
-    _fields_ = (("number", c_int), ("memory", c_void_p))
 
 
 class Buffer:
@@ -115,11 +53,13 @@ class Library:
     Attributes
     ----------
     path : what was loaded
+    operands : how the factors of its products reach it
     engine, stream, wait : handles, and whether the stream must be waited for
     version : (major, minor, patch)
+    isa : bits of the instruction sets it uses on this processor; 0 where they are not x86
     plans : what callers compiled, by their keys; None for what oneDNN does not do well
     created : number of primitives compiled so far
-    scratchpad, packing : buffers all primitives share
+    scratchpad, staging : buffers all primitives share; of `staging` one each for x, w and y or their gradients
 
     Raises
     ------
@@ -127,28 +67,29 @@ class Library:
         If the file does not load or is of another major version, lacks a function, or finds no CPU.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, operands: Operands = FLOAT32) -> None:
         self._c = ctypes.CDLL(path)
-        self._c.dnnl_version.restype = POINTER(_Version)
+        self._c.dnnl_version.restype = POINTER(api.Version)
         found = self._c.dnnl_version().contents
         self.path, self.version = path, (int(found.major), int(found.minor), int(found.patch))
         if found.major != 3:
             raise OSError(f"it is oneDNN {found.major}.{found.minor}, whose functions are others")
-        for name, arguments in _SIGNATURES.items():
+        for name, arguments in api.SIGNATURES.items():
             self._function(name).argtypes = arguments
         for name, result in (("primitive_desc_query_md", c_void_p), ("memory_desc_get_size", c_size_t)):
             self._function(name).restype = result
-        self._c.dnnl_primitive_desc_query_md.argtypes = [c_void_p, c_int, c_int]
+        self._c.dnnl_primitive_desc_query_md.argtypes = [c_void_p, ctypes.c_int, ctypes.c_int]
         self._c.dnnl_memory_desc_get_size.argtypes = [c_void_p]
         self._c.dnnl_memory_desc_equal.argtypes = [c_void_p, c_void_p]
-        self.wait = found.cpu not in _SYNCHRONOUS
-        self.engine = self.made("engine_create", _CPU, 0)
-        self.stream = self.made("stream_create", self.engine, _IN_ORDER)
+        self.operands, self.isa = operands, int(self._c.dnnl_get_effective_cpu_isa())
+        self.wait = found.cpu not in api.SYNCHRONOUS
+        self.engine = self.made("engine_create", api.CPU, 0)
+        self.stream = self.made("stream_create", self.engine, api.IN_ORDER)
         self._attributes = [self._attribute(relu) for relu in (False, True)]
         self._descriptors: dict[Hashable, int] = {}
         self.plans: dict[Hashable, Any] = {}
         self.created = 0
-        self.scratchpad, self.packing = Buffer(0), Buffer(0)
+        self.scratchpad, self.staging = Buffer(0), (Buffer(0), Buffer(0), Buffer(0))
 
     def _function(self, name: str) -> Any:
         return getattr(self._c, "dnnl_" + name)
@@ -166,43 +107,57 @@ class Library:
 
     def _attribute(self, relu: bool) -> int:
         attribute = self.made("primitive_attr_create")
-        self.call("primitive_attr_set_scratchpad_mode", attribute, _SCRATCHPAD_BY_USER)
+        self.call("primitive_attr_set_scratchpad_mode", attribute, api.SCRATCHPAD_BY_USER)
         if relu:
             chain = self.made("post_ops_create")
-            self.call("post_ops_append_eltwise", chain, _RELU, 0.0, 0.0)
+            self.call("post_ops_append_eltwise", chain, api.RELU, 0.0, 0.0)
             self.call("primitive_attr_set_post_ops", attribute, chain)
         return attribute
 
-    def layout(self, shape: Sequence[int], strides: Sequence[int] | None) -> int:
-        """Memory descriptor of a float32 array; `strides` in elements, None leaves the layout to oneDNN."""
-        key = (tuple(shape), strides and tuple(strides))
+    def layout(self, shape: Sequence[int], strides: Sequence[int] | None, element: int = api.F32) -> int:
+        """Memory descriptor of an array; `strides` in elements, None leaves the layout to oneDNN."""
+        key = (tuple(shape), strides and tuple(strides), element)
         if key not in self._descriptors:
-            sizes = (len(shape), _Dims(*shape), _F32)
+            sizes = (len(shape), Dims(*shape), element)
             if strides is None:
-                made = self.made("memory_desc_create_with_tag", *sizes, _ANY_LAYOUT)
+                made = self.made("memory_desc_create_with_tag", *sizes, api.ANY_LAYOUT)
             else:
-                made = self.made("memory_desc_create_with_strides", *sizes, _Dims(*strides))
+                made = self.made("memory_desc_create_with_strides", *sizes, Dims(*strides))
             self._descriptors[key] = made
         return self._descriptors[key]
+
+    def element(self, argument: int) -> int:
+        """Type of the elements of an argument of a product: as the operands say, or float32 for what it gives."""
+        return self.operands.type if argument in api.OPERANDS else api.F32
+
+    def same(self, one: int, other: int) -> bool:
+        """Whether two memory descriptors say the same."""
+        return bool(self._c.dnnl_memory_desc_equal(one, other))
+
+    def size(self, layout: int) -> int:
+        """Bytes of an array of this layout, its padding included."""
+        return int(self._c.dnnl_memory_desc_get_size(layout))
 
     def description(self, operation: str, *arguments: Any, relu: bool = False) -> int | None:
         """Primitive descriptor of an operation with these arguments, sequences of integers among them.
 
         None where oneDNN has nothing for it, or only its reference loops, which any other engine beats.
         """
-        given = [_Dims(*a) if isinstance(a, tuple) else a for a in arguments]
+        given = [Dims(*a) if isinstance(a, tuple) else a for a in arguments]
         try:
             made = self.made(f"{operation}_primitive_desc_create", *given, self._attributes[relu])
         except OneDnnError as error:
-            if error.status == _UNIMPLEMENTED:
+            if error.status == api.UNIMPLEMENTED:
                 return None
             raise
-        return None if self.implementation(made).startswith("ref") else made
+        # A reorder is taken as it is: nobody else knows the layouts of oneDNN's own choice.
+        slow = operation != "reorder" and self.implementation(made).startswith("ref")
+        return None if slow else made
 
     def implementation(self, description: int) -> str:
         """OneDNN's name of the code behind a primitive descriptor, such as ``jit:avx2``."""
         text = c_char_p()
-        self.call("primitive_desc_query", description, _QUERY_NAME, 0, byref(text))
+        self.call("primitive_desc_query", description, api.QUERY_NAME, 0, byref(text))
         return (text.value or b"").decode()
 
     def advance(self, description: int, name: str) -> bool:
@@ -211,39 +166,26 @@ class Library:
             while self.implementation(description) != name:
                 self.call("primitive_desc_next_impl", description)
         except OneDnnError as error:
-            if error.status == _LAST_REACHED:
+            if error.status == api.LAST_REACHED:
                 return False
             raise
         return True
 
     def chosen(self, description: int, argument: int) -> int:
         """Memory descriptor that a primitive descriptor wants for an argument."""
-        return self._c.dnnl_primitive_desc_query_md(description, _QUERY_ARGUMENT, argument) or 0
-
-    def size(self, layout: int) -> int:
-        """Bytes of an array of this layout, its padding included."""
-        return int(self._c.dnnl_memory_desc_get_size(layout))
-
-    def reorder(self, source: int, target: int) -> Callable[..., None] | None:
-        """Compiled copy from one layout to another (addresses: source, target); None if they are the same."""
-        if self._c.dnnl_memory_desc_equal(source, target):
-            return None
-        made = self.description("reorder", source, self.engine, target, self.engine)
-        if made is None:
-            raise OneDnnError("dnnl_reorder_primitive_desc_create", _UNIMPLEMENTED)
-        return self.compile(made, (SRC, DST))
+        return self._c.dnnl_primitive_desc_query_md(description, api.QUERY_ARGUMENT, argument) or 0
 
     def compile(self, description: int, arguments: Sequence[int]) -> Callable[..., None]:
         """Compile a primitive; what returns runs it on the addresses of these arguments, in this order."""
         self.created += 1
         primitive = self.made("primitive_create", description)
-        needed = self.size(self.chosen(description, _SCRATCHPAD))
+        needed = self.size(self.chosen(description, api.SCRATCHPAD))
         self.scratchpad.reserve(needed)
-        numbers = (*arguments, _SCRATCHPAD) if needed else tuple(arguments)
+        numbers = (*arguments, api.SCRATCHPAD) if needed else tuple(arguments)
         layouts = [self.chosen(description, number) for number in numbers]
         memories = [self.made("memory_create", layout, self.engine, None) for layout in layouts]
-        count, table = len(numbers), [_Argument(n, m) for n, m in zip(numbers, memories, strict=True)]
-        entries = (_Argument * count)(*table)
+        count, table = len(numbers), [api.Argument(n, m) for n, m in zip(numbers, memories, strict=True)]
+        entries = (api.Argument * count)(*table)
         stream, scratchpad, last = self.stream, self.scratchpad, (0,) * count
         set_address, execute = self._c.dnnl_memory_set_data_handle, self._c.dnnl_primitive_execute
 
@@ -265,7 +207,7 @@ class Library:
         return run
 
 
-def find(path: str | None = None) -> Library | None:
+def find(path: str | None = None, operands: Operands = FLOAT32) -> Library | None:
     """OneDNN at a path (the library or the prefix it is installed under), else where it may be expected.
 
     Without a path: the prefix of the interpreter, where a wheel puts it, then the loader's own search.
@@ -283,7 +225,7 @@ def find(path: str | None = None) -> Library | None:
     if path is None:
         for place in (str(Path(sys.prefix, "lib", NAME)), NAME):
             try:
-                return Library(place)
+                return Library(place, operands)
             except unusable:
                 continue
         return None
@@ -294,7 +236,7 @@ def find(path: str | None = None) -> Library | None:
     if not present:
         raise InputError(f"No oneDNN at {path!r}. {needed} {hint}")
     try:
-        return Library(str(present[0].resolve()))
+        return Library(str(present[0].resolve()), operands)
     except unusable as reason:
         raise InputError(
             f"{str(present[0])!r} cannot be used as oneDNN: {reason}. {needed} {hint}"
