@@ -25,7 +25,7 @@ setup: $(STAMP)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	rm -f .venv/.setup-*
 	$(if $(filter site-mpi,$*),$(BIN)/python -m pip uninstall --quiet --yes mpich)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*,cpu,data,report,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*,cpu,data,onnx,report,dev]"
 	touch $@
 
 kernels: $(READY)

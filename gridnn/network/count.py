@@ -9,19 +9,17 @@ from math import prod
 
 from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.network import spec as s
-from gridnn.network.graph import Network, Node
-from gridnn.network.placement import place
+from gridnn.network.graph import Network
+from gridnn.network.placement import Placement, place
 
 
 def parameter_counts(network: Network) -> dict[str, int]:
-    """Return the number of weights of every layer, biases and norms included, 0 where it has none."""
-    alone = Scheme(GridShape())
-    shapes = {name: (1, *shape) for name, shape in network.shapes.items()}
-    counts = {}
-    for node in network.nodes:
-        placed = place(node.spec, tuple(shapes[i] for i in node.inputs), shapes[node.name], alone)
-        counts[node.name] = sum(prod(p.shape) for p in placed.parameters)
-    return counts
+    """Return the number of weights of every layer, biases and norms included, 0 where it has none of its own."""
+    placed = _alone(network)
+    return {
+        node.name: 0 if node.shared else sum(prod(p.shape) for p in placed[node.name].parameters)
+        for node in network.nodes
+    }
 
 
 def parameter_count(network: Network) -> int:
@@ -42,10 +40,11 @@ def activation_count(network: Network) -> int:
 def flop_counts(network: Network) -> dict[str, int]:
     """Return the forward operations of every layer for one sample: two a multiply-add.
 
-    Only convolutions and linear layers multiply and add; biases and all other layers, whose time is that of
-    their memory traffic, count 0.
+    Only convolutions, linear layers, LSTM and attention multiply and add; biases and all other layers, whose time
+    is that of their memory traffic, count 0.
     """
-    return {n.name: 2 * _multiply_adds(network, n) for n in network.nodes}
+    placed = _alone(network)
+    return {n.name: 2 * multiply_adds(n.spec, placed[n.name], 0) for n in network.nodes}
 
 
 def flop_count(network: Network) -> int:
@@ -53,10 +52,29 @@ def flop_count(network: Network) -> int:
     return sum(flop_counts(network).values())
 
 
-def _multiply_adds(network: Network, node: Node) -> int:
-    x, y, spec = network.shapes[node.inputs[0]], network.shapes[node.name], node.spec
-    if isinstance(spec, s.Conv):
-        return prod(y) * (x[0] // spec.groups) * prod(w.kernel for w in spec.windows)
+def multiply_adds(spec: s.LayerSpec, placement: Placement, rank: int) -> int:
+    """Return the multiply-adds of one forward pass of a layer on one rank: those of its boxes."""
+    y, x = placement.raw.block_shape(rank), placement.needs[0].block_shape(rank)
+    if isinstance(
+        spec, s.Conv
+    ):  # a block of a grouped convolution may hold more channels than an output reads
+        channels = x[1] if spec.groups == 1 else placement.needs[0].shape[1] // spec.groups
+        return prod(y) * channels * prod(w.kernel for w in spec.windows)
     if isinstance(spec, s.ConvTranspose):  # every input element is spread over a kernel of outputs
-        return prod(x) * y[0] * prod(w.kernel for w in spec.windows)
-    return prod(x) * prod(y) if isinstance(spec, s.Linear) else 0
+        return prod(x) * y[1] * prod(w.kernel for w in spec.windows)
+    if isinstance(spec, s.Linear):
+        return prod(y) * x[1]
+    if isinstance(spec, s.LSTM):  # four gates of the features and of the hidden state, every step
+        return 4 * x[2] * y[0] * y[1] * (x[1] + spec.hidden)
+    if isinstance(spec, s.Attention):  # products of queries and keys, then the mean of the keys
+        return 2 * prod(y) * placement.needs[1].shape[2]
+    return 0
+
+
+def _alone(network: Network) -> dict[str, Placement]:
+    """Return every layer on one rank with one sample."""
+    shapes = {name: (1, *shape) for name, shape in network.shapes.items()}
+    return {
+        n.name: place(n.spec, tuple(shapes[i] for i in n.inputs), shapes[n.name], Scheme(GridShape()))
+        for n in network.nodes
+    }

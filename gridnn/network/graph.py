@@ -25,11 +25,15 @@ Pads = int | Sequence[int | Sequence[int]]
 
 @dataclass(frozen=True)
 class Node:
-    """A layer in its network: a unique name, what it computes, the names of its inputs."""
+    """A layer in its network: a unique name, what it computes, the names of its inputs.
+
+    `shared` names the layer whose weights this one uses too; empty where it has its own.
+    """
 
     name: str
     spec: s.LayerSpec
     inputs: tuple[str, ...]
+    shared: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,30 @@ class Network:
         return self.loss.inputs[0]
 
     @cached_property
+    def tied(self) -> dict[str, str]:
+        """The layer whose weights they use, by name of those that share: all of them must have one scheme."""
+        return {n.name: n.shared for n in self.nodes if n.shared}
+
+    @cached_property
     def digest(self) -> str:
         """A short hash of everything that defines the network: plans carry it."""
         return hashlib.blake2b(repr((self.input_shape, self.nodes)).encode(), digest_size=8).hexdigest()
+
+
+def check_runs(network: Network) -> None:
+    """Refuse a network that is a description for the planner: recurrent layers, weights shared by layers.
+
+    Raises
+    ------
+    InputError
+    """
+    found = [n for n in network.nodes if isinstance(n.spec, s.SEQUENCES) or n.shared]
+    if found:
+        what = "shares weights" if found[0].shared else f"is {s.kind(found[0].spec)}"
+        raise InputError(
+            f"network {network.name} is a description for planning only: {len(found)} of its layers cannot be executed "
+            f"(the first, {found[0].name}, {what}); plan it, or train another network"
+        )
 
 
 class Builder:
@@ -76,17 +101,34 @@ class Builder:
         self.shapes: dict[str, s.Shape] = {INPUT: tuple(input_shape)}
         self.nodes: list[Node] = []
 
-    def add_layer(self, spec: s.LayerSpec, inputs: Sequence[str], name: str | None = None) -> str:
-        """Append a layer; without a name it is called after its kind and a number."""
+    def add_layer(
+        self, spec: s.LayerSpec, inputs: Sequence[str], name: str | None = None, shared: str = ""
+    ) -> str:
+        """Append a layer; without a name it is called after its kind and a number.
+
+        `shared` names an earlier layer, whose weights it uses.
+        """
         word = s.kind(spec).replace(" ", "_").replace("-", "_")
         name = name or f"{word}{1 + sum(s.kind(n.spec) == s.kind(spec) for n in self.nodes)}"
         if name in self.shapes:
             raise InputError(f"layer {name}: the name is taken; names are unique")
         if missing := [i for i in inputs if i not in self.shapes]:
             raise InputError(f"layer {name}: input {missing[0]} does not exist (yet)")
+        if shared:
+            self._check_shared(name, spec, inputs, shared)
         self.shapes[name] = s.out_shape(spec, tuple(self.shapes[i] for i in inputs), name)
-        self.nodes.append(Node(name, spec, tuple(inputs)))
+        self.nodes.append(Node(name, spec, tuple(inputs), shared))
         return name
+
+    def _check_shared(self, name: str, spec: s.LayerSpec, inputs: Sequence[str], shared: str) -> None:
+        owner = next((n for n in self.nodes if n.name == shared), None)
+        if owner is None or owner.shared:
+            raise InputError(
+                f"layer {name}: {shared}, whose weights it shares, is no earlier layer with its own"
+            )
+        mine, theirs = (self.shapes[i][0] for i in (inputs[0], owner.inputs[0]))
+        if (_weights(spec), mine) != (_weights(owner.spec), theirs):
+            raise InputError(f"layer {name}: the weights of {shared} are of another kind or shape")
 
     def _dims(self, x: str) -> int:
         if x not in self.shapes:
@@ -221,6 +263,13 @@ class Builder:
         if idle := [n.name for n in self.nodes if n.name not in used]:
             raise InputError(f"network {self.name}: nothing uses layer {idle[0]}; remove it or use it")
         return Network(self.name, self.shapes[INPUT], tuple(self.nodes))
+
+
+def _weights(spec: s.LayerSpec) -> tuple[object, ...]:
+    """Return what, beside the channels of its input, gives the weights of a layer their shapes."""
+    kernels = tuple(getattr(w, "kernel", 0) for w in getattr(spec, "windows", ()))
+    words = ("out", "hidden", "vocabulary", "groups", "bias")
+    return (type(spec), kernels, *(getattr(spec, word, None) for word in words))
 
 
 def _each(value: Ints, dims: int) -> list[int]:

@@ -7,7 +7,7 @@ gather their input once, and add their gradients before giving them back.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from gridnn.errors import InputError
@@ -85,7 +85,8 @@ def place_network(network: Network, schemes: Mapping[str, Scheme], batch: int, p
     Raises
     ------
     InputError
-        If a scheme is missing or uses ranks that do not exist, or cuts a batch smaller than its `n`.
+        If a scheme is missing or uses ranks that do not exist, or cuts a batch smaller than its `n`; if layers
+        that share weights have different ones.
     """
     shapes = {name: (batch, *shape) for name, shape in network.shapes.items()}
     outs: dict[str, Layout] = {}
@@ -97,6 +98,13 @@ def place_network(network: Network, schemes: Mapping[str, Scheme], batch: int, p
             raise InputError(f"plan: layer {node.name} of network {network.name} has no scheme; add it")
         check_scheme(node.name, scheme, batch, procs)
         placement = place(node.spec, tuple(shapes[i] for i in node.inputs), shapes[node.name], scheme)
+        if node.shared:
+            if scheme != schemes[node.shared]:
+                raise InputError(
+                    f"plan: layers {node.shared} (grid {schemes[node.shared]}) and {node.name} (grid {scheme}) share "
+                    "weights; give them one grid"
+                )
+            placement = replace(placement, parameters=())  # those of the layer it shares them with
         numbers = []
         for producer, need in zip(node.inputs, placement.needs, strict=True):
             number, users = edges.setdefault((producer, need), (len(edges), []))

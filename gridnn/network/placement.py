@@ -11,12 +11,19 @@ dim the layer lacks cuts the next best one, inside what cuts it already (`c` ins
 |       | then scattered inside k            |                               |                              |
 | d h w | space, with halo                   | space, with halo if a window  | batch, inside n              |
 
-A grouped convolution sums over C / groups channels only, so there `c` cuts channels inside `k` as well.
+A grouped convolution sums over C / groups channels only, so there `c` cuts channels inside `k` as well.  The layers
+of sequences (features, steps) place `w` on the steps, but for an LSTM, whose steps follow each other:
+
+| axis  | embedding                     | LSTM                                | attention                         |
+|-------|-------------------------------|-------------------------------------|-----------------------------------|
+| k     | features                      | hidden; all of h goes to every rank | features; products owed over k, c |
+| c     | vocabulary: Y is owed over c  |   of k, c before each step          |   are summed before the softmax   |
+| w     | steps                         | batch, inside n                     | steps of the query                |
 
 For each layer `place` gives: `needs`, the layout in which it wants each input; `raw`, its output as computed
 (owed over c, or over space for a global average); `out`, the output at rest; and its parameters.
-Moving from the producer's `out` to `needs`, and from `raw` to `out`, is all the forward traffic there is, and
-the transposes are the backward traffic (Gholami et al. 2018, section 2.3, is the case c = 1).
+Moving from the producer's `out` to `needs`, from `raw` to `out`, and what `inner` adds, is all the forward traffic
+there is, and the transposes are the backward traffic (Gholami et al. 2018, section 2.3, is the case c = 1).
 """
 
 from __future__ import annotations
@@ -24,11 +31,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from gridnn.geometry.exchange import Exchange
 from gridnn.geometry.grid import SPACE, GridShape, Scheme
 from gridnn.geometry.interval import Interval
 from gridnn.geometry.layout import Dim, Layout, cut, part, whole, windows
 from gridnn.geometry.window import SpaceMap
 from gridnn.network import spec as s
+from gridnn.network.sequence import span
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,14 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Inner:
+    """A movement inside a layer, made `times` times in a forward pass; its transpose as often in the backward."""
+
+    times: int
+    exchange: Exchange
+
+
+@dataclass(frozen=True)
 class Placement:
     """A layer on its grid: layouts of its inputs, of its output as computed and at rest, its parameters."""
 
@@ -57,6 +74,8 @@ class Placement:
     out: Layout
     parameters: tuple[Parameter, ...] = ()
     statistics: tuple[str, ...] = ()  # axes over which the layer sums its statistics
+    inner: tuple[Inner, ...] = ()
+    kept: tuple[Layout, ...] = ()  # arrays kept for backward beside inputs and output; sequences only
 
 
 def space_axes(dims: int) -> tuple[str, ...]:
@@ -93,7 +112,13 @@ def place(
         return Placement((logits,), logits, logits, statistics=_statistics(spec, len(inputs[0]) - 2))
     if isinstance(spec, s.GlobalPool):
         return _global_pool(spec, inputs[0], out, scheme)
+    if isinstance(spec, s.LSTM):
+        return _lstm(spec, inputs, scheme)
+    if isinstance(spec, s.Embedding):
+        return _embedding(spec, inputs[0], out, scheme)
     y = rest(out, scheme)
+    if isinstance(spec, s.Attention):
+        return _attention(inputs, y)
     if isinstance(spec, s.Flatten):
         grid, (n, c, *space) = scheme.grid, inputs[0]
         batch, inner = batch_dim(n, grid, 0), prod(space)
@@ -103,10 +128,11 @@ def place(
     if isinstance(spec, s.Pool | s.Upsample):
         space_dims = _windowed(spec.windows, y.dims[2:], inputs[0][2:])
         return Placement((Layout(scheme, (*y.dims[:2], *space_dims)),), y, y)
-    if isinstance(spec, s.Concat):
-        offsets = [sum(i[1] for i in inputs[:at]) for at in range(len(inputs))]
+    if isinstance(spec, s.Concat | s.Join):
+        dim = 1 if isinstance(spec, s.Concat) else 2
+        offsets = [sum(i[dim] for i in inputs[:at]) for at in range(len(inputs))]
         needs = [
-            Layout(scheme, (y.dims[0], part(y.dims[1], offset, i[1]), *y.dims[2:]))
+            Layout(scheme, (*y.dims[:dim], part(y.dims[dim], offset, i[dim]), *y.dims[dim + 1 :]))
             for offset, i in zip(offsets, inputs, strict=True)
         ]
         return Placement(tuple(needs), y, y)
@@ -152,6 +178,71 @@ def _global_pool(spec: s.GlobalPool, x: tuple[int, ...], out: tuple[int, ...], s
     if spec.how == "average":  # partial sums where the space lies, owed over the space axes
         return Placement((at_rest,), Layout(scheme, at_rest.dims[:2]), y)
     return Placement((Layout(scheme, (*y.dims, *map(whole, x[2:]))),), y, y)  # a maximum is not a sum
+
+
+def _embedding(spec: s.Embedding, x: tuple[int, ...], out: tuple[int, ...], scheme: Scheme) -> Placement:
+    y, start = rest(out, scheme), span(spec, x[2])[0]
+    steps = Dim(x[2], y.dims[2].axes, tuple(i.shift(start) if i.size else i for i in y.dims[2].intervals))
+    k, c = cut(spec.out, scheme.grid, ("k",)), cut(spec.vocabulary, scheme.grid, ("c",))
+    weight = Parameter("weight", Layout(scheme, (c, k)), "he_uniform", spec.vocabulary)
+    need = Layout(scheme, (y.dims[0], whole(1), steps))
+    return Placement((need,), Layout(scheme, (y.dims[0], k, y.dims[2])), y, (weight,))
+
+
+def _lstm(spec: s.LSTM, inputs: tuple[tuple[int, ...], ...], scheme: Scheme) -> Placement:
+    (n, c, extent), states = inputs[0], inputs[1:]
+    start, stop = span(spec, extent)
+    batch, hidden = batch_dim(n, scheme.grid, 0), cut(spec.hidden, scheme.grid, ("k", "c"))
+
+    def at(features: Dim, *steps: Dim) -> Layout:
+        return Layout(scheme, (batch, features, *steps))
+
+    needs = [at(whole(c), Dim(extent, (), (Interval(start, stop),)))]
+    # The last step of h is wanted whole.  The cell stays cut; it is no part of an output, and step 0 of h, which has
+    # its size, moves for it.
+    for features, (_, _, *steps), first in zip(
+        (whole(spec.hidden), hidden), states, (False, True), strict=False
+    ):
+        needs.append(
+            at(features, *(Dim(e, (), (Interval(*((0, 1) if first else (e - 1, e))),)) for e in steps))
+        )
+    y = at(hidden) if spec.last else at(hidden, whole(stop - start))
+    gates = [
+        Parameter(
+            name, Layout(scheme, (whole(4), hidden, *map(whole, more))), first, fan_in, decay=bool(more)
+        )
+        for name, more, first, fan_in in (
+            ("weight", (c,), "he_uniform", c),
+            ("recurrent", (spec.hidden,), "he_uniform", spec.hidden),
+            ("bias", (), "zeros", 1),
+        )
+    ]
+    # Four gates and the cell of every step.
+    kept = Layout(scheme, (batch, whole(5), hidden, whole(stop - start)))
+    return Placement(
+        tuple(needs),
+        y,
+        y,
+        tuple(gates),
+        inner=_moves(stop - start - 1, at(hidden), at(whole(spec.hidden))),
+        kept=(kept,),
+    )
+
+
+def _attention(inputs: tuple[tuple[int, ...], ...], y: Layout) -> Placement:
+    """Cut features: the products of queries and keys are owed, scattered by keys and gathered, an all-reduce."""
+    scheme, (n, features, steps), keys = y.scheme, y.dims, inputs[1][2]
+    scores, shares = (
+        Layout(scheme, (n, steps, d)) for d in (whole(keys), cut(keys, scheme.grid, ("k", "c")))
+    )
+    inner = (*_moves(1, scores, shares), *_moves(1, shares, scores))
+    needs = (y, Layout(scheme, (n, features, whole(keys))))
+    return Placement(needs, y, y, inner=inner, kept=(scores,))
+
+
+def _moves(times: int, source: Layout, target: Layout) -> tuple[Inner, ...]:
+    """Return the movement, or nothing where nothing moves."""
+    return (Inner(times, Exchange(source, target)),) if times and source != target else ()
 
 
 def _affine(spec: s.LayerSpec, y: Layout) -> tuple[Parameter, ...]:

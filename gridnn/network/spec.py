@@ -1,7 +1,8 @@
 """Layer kinds: what each layer computes, as frozen values without numbers.
 
 Shapes here are of one sample: ``(C, *space)`` with 1 to 3 space dims, or ``(F,)`` for features.
-Windows are one per space dim.  The output shape of every kind is in `out_shape`, and nowhere else.
+Windows are one per space dim.  The output shape of every kind is in `out_shape`, and nowhere else; the kinds of
+recurrent networks are in `sequence`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,13 @@ from math import prod
 
 from gridnn.errors import InputError
 from gridnn.geometry.window import SpaceMap, TransposedWindow, Upsampling, Window
+from gridnn.network.sequence import LSTM as LSTM
+from gridnn.network.sequence import SEQUENCES as SEQUENCES
+from gridnn.network.sequence import Attention as Attention
+from gridnn.network.sequence import Embedding as Embedding
+from gridnn.network.sequence import Join as Join
+from gridnn.network.sequence import Steps as Steps
+from gridnn.network.sequence import sequence_shape
 
 Shape = tuple[int, ...]
 ACTIVATIONS = ("relu", "gelu", "tanh", "sigmoid", "silu")
@@ -138,6 +146,10 @@ LayerSpec = (
     | Concat
     | Flatten
     | Upsample
+    | Embedding
+    | LSTM
+    | Attention
+    | Join
     | SoftmaxCrossEntropy
     | MeanSquaredError
 )
@@ -169,6 +181,8 @@ def out_shape(spec: LayerSpec, inputs: tuple[Shape, ...], name: str) -> Shape:
     """
     if not inputs:
         raise InputError(f"layer {name}: has no input; name at least one")
+    if isinstance(spec, SEQUENCES):
+        return sequence_shape(spec, inputs, name)
     _check_numbers(spec, name)
     first, *others = inputs
     if isinstance(spec, Add | Concat):

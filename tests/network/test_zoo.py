@@ -10,7 +10,7 @@ from gridnn.errors import InputError
 from gridnn.network import count
 from gridnn.network import spec as s
 from gridnn.network.graph import Network
-from gridnn.network.zoo import build, names, options
+from gridnn.network.zoo import build, names, options, usual
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "digits-cnn": (1, 8, 8),
@@ -22,9 +22,13 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "resnet20": (3, 32, 32),
     "resnet18": (3, 224, 224),
     "resnet50": (3, 224, 224),
-    "inception-v3": (3, 299, 299),
+    "resnet101": (3, 224, 224),
+    "inception_v3": (3, 299, 299),
     "unet": (3, 48, 32),
     "denoiser": (1, 20, 24),
+    "rnntc": (1, 10),
+    "rnnlm": (1, 10),
+    "nmt": (1, 10),
 }
 
 
@@ -42,11 +46,13 @@ def test_every_network_is_here():
     [
         ("alexnet", (3, 227, 227), 1000, {}, 60_965_224),
         ("alexnet-single", (3, 227, 227), 1000, {}, 62_378_344),
+        ("alexnet", (3, 227, 227), 1000, {"groups": 1}, 62_378_344),
         ("vgg16", (3, 224, 224), 1000, {}, 138_357_544),
         ("vgg16", (3, 224, 224), 1000, {"batch_norm": True}, 138_357_544 + 4224),  # beta replaces the bias
         ("resnet18", (3, 224, 224), 1000, {}, 11_689_512),
         ("resnet50", (3, 224, 224), 1000, {}, 25_557_032),
-        ("inception-v3", (3, 299, 299), 1000, {}, 23_834_568),
+        ("resnet101", (3, 224, 224), 1000, {}, 44_549_160),
+        ("inception_v3", (3, 299, 299), 1000, {}, 23_834_568),
         # Option A of He et al. has 269,722; two projections with their norms come on top.
         ("resnet20", (3, 32, 32), 10, {}, 269_722 + 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64),
         ("lenet", (1, 28, 28), 10, {}, 61_706),
@@ -105,7 +111,8 @@ def test_alexnet_by_layer(name, column, total):
         ("vgg16", 15_470_264_320),
         ("resnet18", 1_814_073_344),
         ("resnet50", 4_089_184_256),
-        ("inception-v3", 5_713_216_096),
+        ("resnet101", 7_801_405_440),
+        ("inception_v3", 5_713_216_096),
     ],
 )
 def test_multiply_adds(name, multiply_adds):
@@ -125,7 +132,7 @@ def test_multiply_adds_of_a_transposed_convolution():
     [
         ("resnet50", (2048, 7, 7)),
         ("resnet18", (512, 7, 7)),
-        ("inception-v3", (2048, 8, 8)),
+        ("inception_v3", (2048, 8, 8)),
         ("resnet20", (64, 8, 8)),
     ],
 )
@@ -139,7 +146,7 @@ def test_stages():
     assert shapes_of(build("vgg16", SHAPES["vgg16"], 1000), s.Pool) == [
         (64, 112, 112), (128, 56, 56), (256, 28, 28), (512, 14, 14), (512, 7, 7),
     ]  # fmt: skip
-    assert shapes_of(build("inception-v3", SHAPES["inception-v3"], 1000), s.Concat) == [
+    assert shapes_of(build("inception_v3", SHAPES["inception_v3"], 1000), s.Concat) == [
         (256, 35, 35), (288, 35, 35), (288, 35, 35), *[(768, 17, 17)] * 5, (1280, 8, 8), *[(2048, 8, 8)] * 2,
     ]  # fmt: skip
     assert shapes_of(build("alexnet", SHAPES["alexnet"], 1000), s.Conv) == [
@@ -151,7 +158,7 @@ def test_stages():
 
 
 def test_inception_norms_and_pools():
-    network = build("inception-v3", SHAPES["inception-v3"], 1000)
+    network = build("inception_v3", SHAPES["inception_v3"], 1000)
     assert {n.spec.eps for n in network.nodes if isinstance(n.spec, s.BatchNorm)} == {1e-3}
     averages = [n.spec for n in network.nodes if isinstance(n.spec, s.Pool) and n.spec.how == "average"]
     assert len(averages) == 9
@@ -195,6 +202,23 @@ def test_options_reach_the_layers():
         if "label_smoothing" in options(name):
             assert build(name, SHAPES[name], 7, label_smoothing=0.2).loss.spec == s.SoftmaxCrossEntropy(0.2)
     assert "label_smoothing" not in options("denoiser")
+
+
+def test_hyphens_and_underscores_are_the_same():
+    assert build("inception-v3", (3, 299, 299), 7) == build("inception_v3", (3, 299, 299), 7)
+    assert usual("digits_cnn") == usual("digits-cnn")
+    assert options("alexnet_single") == options("alexnet-single")
+
+
+def test_usual_inputs():
+    found = {name: usual(name) for name in names()}
+    assert found["alexnet"].input_shape == (3, 227, 227)
+    assert found["resnet101"].input_shape == (3, 224, 224)
+    assert all(network.name == name for name, network in found.items())
+    assert found["alexnet"] == build("alexnet", (3, 227, 227), 1000)
+    assert usual("resnet50", label_smoothing=0.1).loss.spec == s.SoftmaxCrossEntropy(0.1)
+    with pytest.raises(InputError, match='unknown network "zebra"'):
+        usual("zebra")
 
 
 def test_every_network_of_classes_ends_in_its_classes():

@@ -1,9 +1,10 @@
 """Ready networks by name.
 
     build("alexnet", (3, 227, 227), 1000, dropout_rate=0.0)
+    usual("resnet50")                                           input and classes of its paper
 
 Every family is one file; options are the keyword parameters of its function, checked here against their
-defaults.  `names` lists the networks, `options` what each takes.
+defaults.  `names` lists the networks, `options` what each takes.  A name may have "_" for "-" and the reverse.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from gridnn.network.zoo.digits import digits_cnn
 from gridnn.network.zoo.inception import inception_v3
 from gridnn.network.zoo.lenet import lenet
 from gridnn.network.zoo.mlp import mlp
-from gridnn.network.zoo.resnet import resnet18, resnet20, resnet50
+from gridnn.network.zoo.recurrent import nmt, rnnlm, rnntc
+from gridnn.network.zoo.resnet import resnet18, resnet20, resnet50, resnet101
 from gridnn.network.zoo.unet import denoiser, unet
 from gridnn.network.zoo.vgg import vgg16
 
@@ -34,9 +36,28 @@ _ZOO: dict[str, Callable[..., Network]] = {
     "resnet20": resnet20,
     "resnet18": resnet18,
     "resnet50": resnet50,
-    "inception-v3": inception_v3,
+    "resnet101": resnet101,
+    "inception_v3": inception_v3,
     "unet": unet,
     "denoiser": denoiser,
+    "rnntc": rnntc,
+    "rnnlm": rnnlm,
+    "nmt": nmt,
+}
+# Input and classes of the paper of each, or of its usual data: what `usual` builds.
+_USUAL: dict[str, tuple[tuple[int, ...], int | None]] = {
+    "digits-cnn": ((1, 8, 8), 10),
+    "mlp": ((1, 28, 28), 10),
+    "lenet": ((1, 28, 28), 10),
+    "alexnet": ((3, 227, 227), 1000),
+    "alexnet-single": ((3, 227, 227), 1000),
+    "resnet20": ((3, 32, 32), 10),
+    "inception_v3": ((3, 299, 299), 1000),
+    "unet": ((1, 512, 512), 2),
+    "denoiser": ((1, 40, 40), None),
+    "rnntc": ((1, 40), 2),
+    "rnnlm": ((1, 40), 10_000),
+    "nmt": ((1, 80), 32_000),
 }
 
 
@@ -96,7 +117,25 @@ def build(name: str, input_shape: Sequence[int], classes: int | None = None, **c
         raise InputError(f"network {name} with input {shape}: {error}") from error
 
 
+def usual(name: str, **chosen: Any) -> Network:
+    """Build a network for the input and the number of classes of its paper.
+
+    Raises
+    ------
+    InputError
+        As `build`.
+    """
+    shape, classes = _USUAL.get(_key(name), ((3, 224, 224), 1000))
+    return build(name, shape, classes, **chosen)
+
+
+def _key(name: str) -> str:
+    """Return the name under which a network is known, or the name given."""
+    return next((known for known in _ZOO if known.replace("-", "_") == name.replace("-", "_")), name)
+
+
 def _find(name: str) -> Callable[..., Network]:
+    name = _key(name)
     if name not in _ZOO:
         raise InputError(f'unknown network "{name}"; {_suggest(name, names())}')
     return _ZOO[name]

@@ -18,16 +18,17 @@ from gridnn.network.zoo.parts import classifier, dropout, need_images
 
 
 def alexnet(
-    input_shape: Shape, classes: int, *, dropout_rate: float = 0.5, label_smoothing: float = 0.0
-) -> Network:
-    """AlexNet with conv2, conv4 and conv5 in two groups: 61M weights."""
-    return _alexnet("alexnet", 2, input_shape, classes, dropout_rate, label_smoothing)
+    input_shape: Shape, classes: int, *, groups: int = 2, dropout_rate: float = 0.5,
+    label_smoothing: float = 0.0,
+) -> Network:  # fmt: skip
+    """AlexNet with conv2, conv4 and conv5 in two groups: 61M weights; 62.4M with `groups` 1."""
+    return _alexnet("alexnet", groups, input_shape, classes, dropout_rate, label_smoothing)
 
 
 def alexnet_single(
     input_shape: Shape, classes: int, *, dropout_rate: float = 0.5, label_smoothing: float = 0.0
 ) -> Network:
-    """AlexNet without groups: 62.4M weights."""
+    """AlexNet without groups, by a name of its own."""
     return _alexnet("alexnet-single", 1, input_shape, classes, dropout_rate, label_smoothing)
 
 

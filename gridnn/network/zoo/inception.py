@@ -23,8 +23,8 @@ def inception_v3(
     input_shape: Shape, classes: int, *, dropout_rate: float = 0.2, label_smoothing: float = 0.0
 ) -> Network:
     """Inception-v3; the paper trains it with `label_smoothing` 0.1."""
-    need_images("inception-v3", input_shape)
-    net = Builder("inception-v3", input_shape)
+    need_images("inception_v3", input_shape)
+    net = Builder("inception_v3", input_shape)
     x = _stem(net)
     for pooled in (32, 64, 64):
         x = _block_a(net, x, pooled)

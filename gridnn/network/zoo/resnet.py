@@ -1,13 +1,14 @@
-"""Residual networks (He et al. 2016): ResNet-20 for 32 x 32 images, ResNet-18 and ResNet-50 for 224 x 224.
+"""Residual networks (He et al. 2016): ResNet-20 for 32 x 32 images, ResNet-18, 50 and 101 for 224 x 224.
 
-| network  | blocks per stage | block      | weights                 |
-|----------|------------------|------------|-------------------------|
-| resnet20 | 3 3 3            | basic      | 272,474 (10 classes)    |
-| resnet18 | 2 2 2 2          | basic      | 11,689,512 (1000)       |
-| resnet50 | 3 4 6 3          | bottleneck | 25,557,032 (1000)       |
+| network   | blocks per stage | block      | weights                 |
+|-----------|------------------|------------|-------------------------|
+| resnet20  | 3 3 3            | basic      | 272,474 (10 classes)    |
+| resnet18  | 2 2 2 2          | basic      | 11,689,512 (1000)       |
+| resnet50  | 3 4 6 3          | bottleneck | 25,557,032 (1000)       |
+| resnet101 | 3 4 23 3         | bottleneck | 44,549,160 (1000)       |
 
 Where a block changes the shape its shortcut is a strided 1 x 1 convolution with a norm (the paper's option B)
-in all three.  The paper's ResNet-20 pads the missing channels with zeros instead (option A, 269,722 weights);
+in all of them.  The paper's ResNet-20 pads the missing channels with zeros instead (option A, 269,722 weights);
 that differs by the two projections only, 2,752 weights.  In the bottleneck the 3 x 3 convolution has the
 stride, as is usual since 2016.
 """
@@ -40,6 +41,11 @@ def resnet18(input_shape: Shape, classes: int, *, label_smoothing: float = 0.0) 
 def resnet50(input_shape: Shape, classes: int, *, label_smoothing: float = 0.0) -> Network:
     """ResNet-50: bottleneck blocks, 256 to 2048 channels."""
     return _imagenet("resnet50", bottleneck, (3, 4, 6, 3), input_shape, classes, label_smoothing)
+
+
+def resnet101(input_shape: Shape, classes: int, *, label_smoothing: float = 0.0) -> Network:
+    """ResNet-101: as ResNet-50, with 23 blocks in the third stage."""
+    return _imagenet("resnet101", bottleneck, (3, 4, 23, 3), input_shape, classes, label_smoothing)
 
 
 def basic(net: Builder, x: str, width: int, stride: int) -> str:
