@@ -1,13 +1,20 @@
-"""The arithmetic of a layer on one rank: operations and elements touched, from its boxes."""
+"""The arithmetic of a layer on one rank: operations and elements touched, from its boxes, and their seconds."""
 
 from __future__ import annotations
 
 from math import prod
 from typing import NamedTuple
 
-from gridnn.geometry.interval import volume
+from gridnn.cost.machine import Machine
+from gridnn.cost.profile import BlockShape, Pass
+from gridnn.geometry.interval import extents_of, volume
 from gridnn.network import spec as s
+from gridnn.network.count import multiply_adds
+from gridnn.network.graph import INPUT
 from gridnn.network.placed import PlacedLayer
+
+WEIGHTED = (s.Conv, s.ConvTranspose, s.Linear, s.LSTM)
+"""Kinds with a product of inputs and weights, and so three products a step."""
 
 
 class Work(NamedTuple):
@@ -24,12 +31,41 @@ def forward_work(layer: PlacedLayer, rank: int) -> Work:
     (Gholami et al. 2018, section 2: three products a layer), that of any other about the same again.
     """
     spec, place = layer.node.spec, layer.placement
-    out = volume(place.raw.box(rank))
-    if isinstance(spec, s.Conv | s.Linear):
-        weight = place.parameters[0].layout.block_shape(rank)
-        return Work(2 * out * prod(weight[1:]), out)
-    if isinstance(spec, s.ConvTranspose):
-        weight = place.parameters[0].layout.block_shape(rank)
-        return Work(2 * volume(place.needs[0].box(rank)) * prod(weight[1:]), out)
+    out, product_flops = volume(place.raw.box(rank)), 2 * multiply_adds(spec, place, rank)
+    if isinstance(spec, WEIGHTED):
+        return Work(product_flops, out + sum(volume(kept.box(rank)) for kept in place.kept))
     taps = prod(w.kernel for w in spec.windows) if isinstance(spec, s.Pool) else 1
-    return Work(0, taps * out + sum(volume(need.box(rank)) for need in place.needs))
+    return Work(product_flops, taps * out + sum(volume(need.box(rank)) for need in place.needs))
+
+
+def pass_seconds(layer: PlacedLayer, rank: int, machine: Machine, pass_: Pass) -> float:
+    """Return the seconds of one pass of a layer on a rank; 0 on ranks outside its scheme.
+
+    | pass      | weighted layers                           | all others                          |
+    |-----------|-------------------------------------------|-------------------------------------|
+    | forward   | product, output written                   | inputs read, output written         |
+    | data      | product, output's gradient read           | the same; none where there is no dX |
+    | weights   | product                                   | none                                |
+
+    What the machine's profile has measured comes from there, the rest from its rates and `layer_s`.  A layer that
+    reads only the input of the network makes no gradient by it.
+    """
+    if rank not in layer.scheme.ranks or (pass_ == "weights" and not isinstance(layer.node.spec, WEIGHTED)):
+        return 0.0
+    if pass_ == "data" and all(name == INPUT for name in layer.node.inputs):
+        return 0.0
+    if machine.profile is not None:
+        need, raw = layer.placement.needs[0].box(rank), layer.placement.raw.box(rank)
+        measured = machine.profile.seconds(
+            layer.node.spec, pass_, BlockShape(extents_of(need), extents_of(raw))
+        )
+        if measured is not None:
+            return measured
+    work = forward_work(layer, rank)
+    return work_seconds(machine, Work(work.product_flops, 0 if pass_ == "weights" else work.touched))
+
+
+def work_seconds(machine: Machine, work: Work) -> float:
+    """Return the seconds of one pass by the machine's rates."""
+    product_s = work.product_flops / machine.flops_per_s
+    return machine.layer_s + product_s + work.touched * machine.touch_s_per_element

@@ -1,0 +1,59 @@
+"""Seconds of a layer's passes on blocks of many sizes at once: `cost.compute` for a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gridnn.cost.compute import Pass
+from gridnn.cost.machine import Machine
+from gridnn.network import spec as s
+
+Floats = NDArray[np.float64]
+WEIGHTED = (s.Conv, s.ConvTranspose, s.Linear)
+
+
+def block_seconds(
+    machine: Machine, spec: s.LayerSpec, inputs: Sequence[Sequence[Floats]], out: Sequence[Floats],
+    kernel: Floats | None, *, first: bool = False,
+) -> Floats:  # fmt: skip
+    """Return the seconds of forward and backward, as `cost.compute.pass_seconds` has them.
+
+    Parameters
+    ----------
+    inputs, out
+        Extents of the blocks (N, C, *S) that the layer reads and computes, each extent an array over the candidates.
+    kernel
+        Products a result element takes: the weight's extents but the first, multiplied; None without weights.
+    first
+        The layer reads only the input of the network, which has no gradient.
+    """
+    weighted = isinstance(spec, WEIGHTED)
+    passes: list[Pass] = ["forward", *(["data"] * (not first)), *(["weights"] * weighted)]  # type: ignore[list-item]
+    results, reads = np.prod(out, axis=0), [np.prod(i, axis=0) for i in inputs]
+    flops = np.zeros_like(results)
+    if weighted and kernel is not None:
+        flops = 2 * kernel * (reads[0] if isinstance(spec, s.ConvTranspose) else results)
+        touched = results
+    else:
+        taps = prod(w.kernel for w in spec.windows) if isinstance(spec, s.Pool) else 1
+        touched = taps * results + np.sum(reads, axis=0)
+    product_s, touched_s = flops / machine.flops_per_s, touched * machine.touch_s_per_element
+    total = np.zeros_like(results)
+    for pass_ in passes:
+        seconds = machine.layer_s + product_s + (0 if pass_ == "weights" else touched_s)
+        total += seconds if machine.profile is None else _measured(machine, spec, pass_, inputs[0], out, seconds)
+    return total
+
+
+def _measured(
+    machine: Machine, spec: s.LayerSpec, pass_: Pass, x: Sequence[Floats], y: Sequence[Floats], otherwise: Floats
+) -> Floats:
+    """Return what the profile has measured, for each distinct pair of blocks once."""
+    assert machine.profile is not None
+    blocks, which = np.unique(np.stack([*x, *y], axis=1).astype(np.int64), axis=0, return_inverse=True)
+    found = machine.profile.seconds_of_blocks(spec, pass_, blocks[:, : len(x)], blocks[:, len(x) :])
+    return otherwise if found is None else found[which.reshape(-1)]

@@ -1,0 +1,135 @@
+"""Machine files: those shipped, a round trip, and one clear message for every one that cannot be."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from gridnn.cost.machine import Level, Machine, dumps, load_machine, machine_names
+from gridnn.errors import InputError
+
+GOOD = """
+name = "pair"
+source = "thought of"
+date = "2026-01-01"
+[rank]
+flops_per_s = 1e12
+touch_s_per_element = 1e-10
+layer_s = 0
+memory_bytes = 8e9
+[[level]]
+name = "socket"
+ranks = 4
+alpha_s = 1e-6
+beta_s_per_byte = 1e-10
+[[level]]
+name = "node"
+ranks = 8
+alpha_s = 2e-6
+beta_s_per_byte = 2e-10
+links = 2
+[[level]]
+name = "network"
+alpha_s = 5e-6
+beta_s_per_byte = 1e-9
+links = 1
+[algorithms]
+allreduce = "ring"
+"""
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_file_becomes_a_machine(tmp_path: Path) -> None:
+    machine = load_machine(written(tmp_path, GOOD))
+    assert machine == Machine(
+        "pair", "thought of", "2026-01-01", 1e12, 1e-10, 0.0, 8_000_000_000,
+        (Level("socket", 4, 1e-6, 1e-10), Level("node", 8, 2e-6, 2e-10, 2), Level("network", 0, 5e-6, 1e-9, 1)),
+        {"allreduce": "ring", "allgather": "best", "reduce_scatter": "best"},
+    )  # fmt: skip
+    assert machine.units == (4, 8) and isinstance(machine.memory_bytes, int)
+
+
+@pytest.mark.parametrize("name", machine_names())
+def test_shipped_machines_load_under_their_names_and_come_back(tmp_path: Path, name: str) -> None:
+    machine = load_machine(name)
+    assert machine.name == name and machine.source and machine.date
+    assert load_machine(written(tmp_path, dumps(machine))) == machine
+
+
+def test_the_machines_of_the_issue_are_there() -> None:
+    assert {"cori-knl", "p100-cluster", "k80-cluster", "h100", "laptop"} <= set(machine_names())
+    (cori,) = load_machine("cori-knl").levels
+    assert cori.alpha_s == 2e-6 and math.isclose(1 / cori.beta_s_per_byte, 6e9, rel_tol=1e-6)
+    assert [level.ranks for level in load_machine("p100-cluster").levels] == [4, 0]
+    assert [level.links for level in load_machine("h100").levels] == [0, 8]
+    assert load_machine("k80-cluster").units[-1] == 4
+
+
+def test_texts_with_quotes_and_letters_come_back(tmp_path: Path) -> None:
+    text = dumps(load_machine("laptop")).replace('name = "laptop"', r'name = "a \"b\" \\ é \u007f"')
+    machine = load_machine(written(tmp_path, text))
+    assert machine.name == 'a "b" \\ é \x7f'
+    assert load_machine(written(tmp_path, dumps(machine))) == machine
+
+
+BAD = {
+    "not TOML": ("name = ", "", "is not TOML"),
+    "a key too few": ("layer_s = 0\n", "", r"\[rank\] needs the key 'layer_s'"),
+    "no table": ("[rank]", "[ranks]", "needs the key 'rank'"),
+    "a key too many": ("layer_s = 0", "layer_s = 0\nspeed = 1", r"\[rank\] has an unknown key 'speed'"),
+    "unknown at the top": ('date = "2026-01-01"', 'date = "x"\ncolour = "red"', "unknown key 'colour'"),
+    "unknown in a level": ("links = 2", "lanes = 2", r"\[\[level\]\] 2 has an unknown key 'lanes'"),
+    "negative": ("alpha_s = 1e-6", "alpha_s = -1e-6", r"\[\[level\]\] 1 alpha_s = -1e-06"),
+    "zero": ("flops_per_s = 1e12", "flops_per_s = 0", "flops_per_s = 0; write a finite number above zero"),
+    "no number": ("flops_per_s = 1e12", "flops_per_s = true", "flops_per_s = True"),
+    "infinite": ("beta_s_per_byte = 1e-9", "beta_s_per_byte = inf", "beta_s_per_byte = inf"),
+    "not a number": ("beta_s_per_byte = 1e-9", "beta_s_per_byte = nan", "beta_s_per_byte = nan"),
+    "below zero": ("layer_s = 0", "layer_s = -1", "zero or more"),
+    "a text that is none": ('name = "pair"', "name = 7", "name = 7"),
+    "not growing": ("ranks = 8", "ranks = 4", "use a multiple of 4"),
+    "not dividing": ("ranks = 8", "ranks = 10", 'level "node": ranks = 10'),
+    "no ranks inside": ("ranks = 4\n", "", 'level "socket": ranks = 0'),
+    "a limit outside": ('name = "network"', 'name = "network"\nranks = 64', "outermost level has no limit"),
+    "half a rank": ("ranks = 8", "ranks = 8.5", "write a whole number"),
+    "too many links": ("links = 2", "links = 5", "links = 5, but a unit below it has 4 ranks"),
+    "unknown algorithm": ('"ring"', '"star"', "allreduce = 'star'; use one of ring"),
+    "unknown collective": ('allreduce = "ring"', 'bcast = "ring"', "unknown key 'bcast'"),
+    "level no list": ("[[level]]\nname", "level = 3\n[x]\nname", "unknown key|not TOML|at least one"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_is_one_message_that_names_the_file(tmp_path: Path, case: str) -> None:
+    old, new, message = BAD[case]
+    assert old in GOOD
+    text = GOOD.replace(old, new, 1) if new else GOOD.replace(old, "[[" if case == "not TOML" else "", 1)
+    with pytest.raises(InputError, match=message) as raised:
+        load_machine(written(tmp_path, text))
+    assert "mine.toml" in str(raised.value) and raised.value.exit_code == 2
+
+
+def test_no_such_machine(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r'machine "moon" is not known; known: cori-knl, .*laptop'):
+        load_machine("moon")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_machine(str(tmp_path / "none.toml"))
+    with pytest.raises(InputError, match="at least one"):
+        load_machine(
+            written(tmp_path, GOOD[: GOOD.index("[[level]]")].replace("[rank]", "level = []\n[rank]"))
+        )
+
+
+def test_a_profile_is_read_from_beside_the_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"layers\.json"):
+        load_machine(written(tmp_path, 'profile = "layers.json"\n' + GOOD))
+    (tmp_path / "layers.json").write_text('{"version": 1, "source": "s", "date": "d", "layers": []}')
+    machine = load_machine(written(tmp_path, 'profile = "layers.json"\n' + GOOD))
+    assert machine.profile is not None and machine.profile.source == "s"
+    assert load_machine(written(tmp_path, dumps(machine, "layers.json"))) == machine
