@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from gridnn.comm.world import World, mpi_version, world_comm
 from gridnn.cost.machine import load_machine
-from gridnn.cost.price import price
+from gridnn.cost.price import price_plan
 from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.layers.model import Model
 from gridnn.network import zoo
@@ -101,7 +101,7 @@ def main() -> None:
             print("|---|---|---|---|---|---|")
             for case in cases:
                 step_s, waits_s = statistics.median(case.step_s[2:]), statistics.median(case.waiting_s[2:])
-                predicted_s = price(case.placed, load_machine(), 4).step_s
+                predicted_s = price_plan(case.placed, load_machine(), 4).step_s
                 row = f"{1e3 * step_s:.1f} | {one_s / step_s:.2f} | {100 * one_s / step_s / p:.0f} %"
                 print(f"| {case.label} | {row} | {100 * waits_s / step_s:.0f} % | {1e3 * predicted_s:.1f} |")
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a training job; returns the exit code (0, or `GridnnError.exit_code`)."""
+    return together(lambda world, console: _job(world, console, argv))
+
+
+def together(job: Callable[[World, Console], None]) -> int:
+    """Run a job on all started ranks; returns the exit code (0, or `GridnnError.exit_code`)."""
     yield_if_crowded()
     sleep_between_kernels()
     try:
@@ -44,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(f"error: {error}", error.exit_code) if first else error.exit_code
     try:
         with World(comm) as world:
-            _job(world, argv)
+            job(world, Console(world.rank, sys.stdout, "OMPI_COMM_WORLD_SIZE" not in os.environ))
         return 0
     except GridnnError as error:
         if error.everywhere or comm.size == 1:
@@ -100,7 +105,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gridnn"
 
 
-def _job(world: World, argv: Sequence[str] | None) -> None:
+def _job(world: World, console: Console, argv: Sequence[str] | None) -> None:
     from gridnn.comm.agree import agreed
     from gridnn.train import run as job
     from gridnn.train.arguments import parse_arguments
@@ -108,7 +113,6 @@ def _job(world: World, argv: Sequence[str] | None) -> None:
     from gridnn.train.tables import show_plan
 
     arguments = parse_arguments(argv, quiet=world.rank > 0)
-    console = Console(world.rank, sys.stdout, "OMPI_COMM_WORLD_SIZE" not in os.environ)
     with agreed(world):
         path = arguments.config or default_job(arguments.overrides)
         config = load_config(path, arguments.overrides, arguments.plan, arguments.run_dir)

@@ -1,0 +1,1 @@
+"""Measuring a machine: links between ranks, layers on a rank, and the file they make."""

@@ -1,0 +1,153 @@
+"""Seconds of layers on a rank, measured on the live layers that a run has, all ranks at once.
+
+    forward    `Layer.forward`, the input already there        what a run calls, on one process: no message, the same
+    data       `Layer.backward`                                Python, the same memory, the same choice of kernels
+    weights    `Layer.weigh`
+
+A block is called once to warm up (kernels are chosen then) and a few times more; a rank's time is the median, and the
+slowest rank's counts, as in a run where the others wait for it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from gridnn.comm.mover import Pending
+from gridnn.comm.world import Array, World
+from gridnn.compute.cpu.engine import Engine
+from gridnn.cost.compute import forward_work
+from gridnn.cost.profile import PASSES, Sample, work_of
+from gridnn.geometry.interval import extents_of
+from gridnn.layers.arena import Arena
+from gridnn.layers.base import Layer
+from gridnn.layers.kinds import make_layer
+from gridnn.layers.loss import Loss
+from gridnn.network import spec as s
+from gridnn.train.calibrate.blocks import Block
+
+SHORT_S, MOST_REPEATS, LEAST_REPEATS = 0.1, 9, 3
+"""Repeats of a block: as many as fit into `SHORT_S`, within the limits."""
+
+
+class Times(NamedTuple):
+    """Seconds of the passes."""
+
+    forward_s: float
+    data_s: float
+    weights_s: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """A measured pass in the terms of a machine file: products, elements touched, seconds."""
+
+    flops: float
+    touched: float
+    seconds: float
+
+
+def measure_blocks(
+    world: World, engine: Engine, blocks: Sequence[Block], budget_s: float, say: Callable[[str], None]
+) -> Iterator[tuple[Block, Times]]:
+    """Yield the times of the blocks, the same on all ranks, until the budget is spent.  Collective.
+
+    Parameters
+    ----------
+    say
+        Told now and then how far it is.
+    """
+    alone = World(world.group((world.rank,)))
+    alone.memory = engine.memory
+    started_s = said_s = time.perf_counter()
+    for number, block in enumerate(blocks):
+        yield block, _time(world, alone, engine, block)
+        now_s = time.perf_counter()
+        more = world.comm.bcast(now_s - started_s < budget_s)  # rank 0's clock, or ranks part ways
+        if now_s - said_s > 5 or not more or number + 1 == len(blocks):
+            say(f"layers: {number + 1} of {len(blocks)} blocks, {now_s - started_s:.0f} s")
+            said_s = now_s
+        if not more:
+            break
+    alone.close()
+
+
+def sample_of(block: Block, times: Times) -> Sample:
+    """Return what a profile keeps of a measured block."""
+    shape = block.shape
+    work = work_of(block.spec, *(np.array([extents]) for extents in shape))
+    return Sample(work.family, *shape, int(work.flops[0]), int(work.elements[0]), *times)
+
+
+def points_of(block: Block, times: Times) -> list[Point]:
+    """Return the passes of a block with the work that prices go by."""
+    work = forward_work(block.placed.layers[0], 0)
+    touches = (work.touched, work.touched, 0 if work.product_flops else work.touched)
+    found = zip(touches, times, strict=True)
+    return [Point(work.product_flops, touched, seconds) for touched, seconds in found if seconds]
+
+
+def _time(world: World, alone: World, engine: Engine, block: Block) -> Times:
+    placed = block.placed
+    arena = Arena(alone, placed, np.float32, 1 << 62, False)
+    arena.initialise(seed=0)
+    layer = make_layer(alone, placed.layers[0], np.float32, arena.parameters["block"], engine)
+    inputs = [_numbers(engine, shape) for shape in block.inputs]
+    dy = _numbers(engine, extents_of(layer.out))
+    arena.begin()
+    warm_s = sum(_passes(layer, inputs, dy))
+    repeats = world.comm.bcast(min(MOST_REPEATS, max(LEAST_REPEATS, int(SHORT_S / max(warm_s, 1e-9)))))
+    taken = []
+    for _ in range(repeats):
+        arena.begin()
+        world.comm.Barrier()
+        taken.append(_passes(layer, inputs, dy))
+    mine = tuple(statistics.median(column) for column in zip(*taken, strict=True))
+    return Times(*(max(column) for column in zip(*world.comm.allgather(mine), strict=True)))
+
+
+def _passes(layer: Layer, inputs: Sequence[Array], dy: Array) -> Times:
+    """Run the three passes once."""
+    if isinstance(layer, Loss):
+        return _judged(layer, inputs[0])
+    coming = [Pending.arrived_already(layer.world, x) for x in inputs]
+    start_s = time.perf_counter()
+    y = layer.forward(coming, train=True)
+    forward_s = time.perf_counter()
+    del y
+    dx = layer.backward(dy)
+    data_s = time.perf_counter()
+    del dx
+    if type(layer).weigh is Layer.weigh:
+        return Times(forward_s - start_s, data_s - forward_s, 0.0)
+    again_s = time.perf_counter()
+    layer.weigh()
+    return Times(forward_s - start_s, data_s - forward_s, time.perf_counter() - again_s)
+
+
+def _judged(layer: Loss, x: Array) -> Times:
+    spec = layer.placed.node.spec
+    classes = isinstance(spec, s.SoftmaxCrossEntropy)
+    target = np.zeros((len(x), *x.shape[2:]), np.int64) if classes else np.zeros_like(x)
+    start_s = time.perf_counter()
+    layer.judge(x, target, len(x), score=False)
+    forward_s = time.perf_counter()
+    layer.gradient(1.0)
+    return Times(forward_s - start_s, time.perf_counter() - forward_s, 0.0)
+
+
+def _numbers(engine: Engine, shape: tuple[int, ...]) -> Array:
+    """Return numbers between -0.5 and 0.5: a rectifier keeps about half of them."""
+    array = engine.empty(shape, np.float32)
+    pattern = np.random.default_rng(0).random(4093, np.float32) - np.float32(0.5)
+    array[...] = np.resize(pattern, prod(shape)).reshape(shape)
+    return array
+
+
+assert len(PASSES) == len(Times._fields)

@@ -1,0 +1,235 @@
+"""Seconds of messages and collectives between ranks, all ranks of a level at once, as in a run.
+
+    ranks      0   1   2   3  |  4   5   6   7          two nodes of four
+
+    level 0    0 <-> 1 2 <-> 3   4 <-> 5 6 <-> 7         neighbours inside a node swap
+    level 1    0 <----------->   4                       one stream between two nodes: alpha and beta
+    level 1    0 .. 3 <-----> 4 .. 7                     all of them at once: how many links they share
+
+A swap is a receive and a send at once, the step all the collectives of a plan are made of.  Beside it are measured,
+for comparison, a ping-pong (other programs' latency) and the swap as `gridnn.comm.mover` makes it (with its Python).
+Collectives are called as `gridnn.comm.collectives` calls them.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from gridnn.comm.collectives import all_gather_shares, finish, start_reduce_scatter, start_sum
+from gridnn.comm.mover import Route, start
+from gridnn.comm.world import Array, World
+from gridnn.cost.machine import COLLECTIVES
+from gridnn.errors import InputError
+from gridnn.geometry.exchange import Exchange
+from gridnn.geometry.grid import GridShape, Scheme
+from gridnn.geometry.traffic import Key
+from gridnn.network.placement import rest
+
+SIZES, QUICK_SIZES = tuple(8 << shift for shift in range(0, 24, 3)), (8, 512, 32 << 10, 1 << 20)
+"""Bytes of messages: 8 B to 16 MB."""
+SUMS, QUICK_SUMS = tuple(1 << shift for shift in range(10, 24, 3)), (1 << 10, 32 << 10, 1 << 20)
+"""Bytes of the buffers of collectives: 1 KB to 4 MB."""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Where the ranks are: the number of each one's node, and how many share a node."""
+
+    of_rank: tuple[int, ...]
+    ranks: int
+
+    @property
+    def count(self) -> int:
+        """Nodes."""
+        return len(self.of_rank) // self.ranks
+
+    def on(self, node: int) -> tuple[int, ...]:
+        """Return the ranks on a node, ascending."""
+        return tuple(rank for rank, found in enumerate(self.of_rank) if found == node)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether neighbours in rank are neighbours in space, as a machine file has it."""
+        return list(self.of_rank) == sorted(self.of_rank)
+
+
+@dataclass(frozen=True)
+class Message:
+    """A measured message.
+
+    Parameters
+    ----------
+    level
+        "node" or "network".
+    how
+        "swap", "ping-pong", or "mover" for the swap that the mover makes.
+    streams
+        Out of a unit of the level below, at once.
+    """
+
+    level: str
+    how: str
+    streams: int
+    nbytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Collective:
+    """A measured collective: over groups of `members[-1]` ranks, `members[l]` of them in a unit of level l."""
+
+    kind: str
+    members: tuple[int, ...]
+    nbytes: int
+    seconds: float
+
+
+def find_nodes(world: World, ranks_per_node: int | None) -> Nodes:
+    """Return the nodes of a job: by host name, or of as many ranks as the user says.  Collective.
+
+    Raises
+    ------
+    InputError
+        On all ranks, if nodes have different numbers of ranks.
+    """
+    names = world.comm.allgather(platform.node())
+    if ranks_per_node is not None:
+        if ranks_per_node < 1 or world.size % ranks_per_node:
+            raise InputError(
+                f"--ranks-per-node {ranks_per_node}: {world.size} ranks are not whole nodes of so many; "
+                "give a divisor of the number of ranks"
+            )
+        names = [str(rank // ranks_per_node) for rank in range(world.size)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    counts = sorted({names.count(name) for name in numbers})
+    if len(counts) > 1:
+        raise InputError(
+            f"nodes have {' and '.join(map(str, counts))} ranks; a machine has equal nodes: start the same number "
+            "on each (mpiexec -ppn N, srun --ntasks-per-node=N)"
+        )
+    return Nodes(tuple(numbers[name] for name in names), counts[0])
+
+
+def levels_of(nodes: Nodes) -> tuple[str, ...]:
+    """Return the levels that messages can be measured on, from the inside out."""
+    return ("node",) * (nodes.ranks > 1) + ("network",) * (nodes.count > 1)
+
+
+def measure_messages(
+    world: World, nodes: Nodes, quick: bool, say: Callable[[str], None]
+) -> Iterator[Message]:
+    """Yield measured messages, the same on all ranks.  Collective."""
+    for level in levels_of(nodes):
+        counts = [1] if level == "node" else sorted({1, *_doubled(nodes.ranks)})
+        for streams in counts:
+            peer = _peer(nodes, level, streams, world.rank)
+            sizes = QUICK_SIZES if quick else SIZES
+            for nbytes in sizes if streams == 1 else sizes[-2:]:
+                out, into = np.zeros(nbytes, np.uint8), np.zeros(nbytes, np.uint8)
+                for how, act in (("swap", _swap), ("ping-pong", _ping_pong)):
+                    if how == "swap" or streams == 1:
+                        work = None if peer is None else partial(act, world, peer, out, into)
+                        seconds = _seconds(world, work, nbytes, quick)
+                        yield Message(level, how, streams, nbytes, seconds / (2 if how == "ping-pong" else 1))
+        moved_s = _moved_s(world, _peer(nodes, level, 1, world.rank), quick)
+        yield Message(level, "mover", 1, 8, moved_s)
+        say(f"links: {level} measured, {counts[-1]} stream{'s' * (counts[-1] > 1)} at once")
+
+
+def measure_collectives(
+    world: World, nodes: Nodes, quick: bool, say: Callable[[str], None]
+) -> Iterator[Collective]:
+    """Yield measured collectives over groups of 2, 4, ... and all ranks, the same on all ranks.  Collective."""
+    for procs in sorted({*_doubled(world.size), world.size} - {1}):
+        first = world.rank // procs * procs
+        ranks = tuple(range(first, first + procs)) if first + procs <= world.size else ()
+        inside = (min(procs, nodes.ranks),) if nodes.ranks > 1 else ()
+        members = (*inside, procs) if nodes.count > 1 else (procs,)
+        for nbytes in QUICK_SUMS if quick else SUMS:
+            array = np.zeros(nbytes // 4, np.float32)
+            for kind in COLLECTIVES:
+                work = partial(_CALLS[kind], world, ranks, array) if ranks else None
+                yield Collective(kind, members, nbytes, _seconds(world, work, nbytes, quick))
+        say(f"links: collectives over {procs} ranks measured")
+
+
+def _seconds(world: World, work: Callable[[], object] | None, nbytes: int, quick: bool) -> float:
+    """Return the median seconds of some work on the slowest rank; None is a rank that looks on.  Collective."""
+    inner = max(
+        1, min(50, (1 << 19) // max(nbytes, 1))
+    )  # short ones in a row: the clock and the barrier cost too
+    taken = []
+    for _ in range(1 + (5 if quick else 11)):
+        world.comm.Barrier()
+        started_s = time.perf_counter()
+        if work is not None:
+            for _ in range(inner):
+                work()
+        taken.append((time.perf_counter() - started_s) / inner)
+    mine = statistics.median(taken[1:]) if work is not None else 0.0
+    return float(max(world.comm.allgather(mine)))
+
+
+def _peer(nodes: Nodes, level: str, streams: int, rank: int) -> int | None:
+    """Return with whom a rank exchanges messages on a level; None if it looks on."""
+    mine = nodes.on(nodes.of_rank[rank])
+    at = mine.index(rank)
+    if level == "node":
+        return mine[at ^ 1] if at ^ 1 < len(mine) else None
+    other = nodes.of_rank[rank] ^ 1
+    return nodes.on(other)[at] if at < streams and other < nodes.count else None
+
+
+def _swap(world: World, peer: int, out: Array, into: Array) -> None:
+    coming = world.comm.Irecv(into, peer)
+    going = world.comm.Isend(out, peer)
+    coming.Wait()
+    going.Wait()
+
+
+def _ping_pong(world: World, peer: int, out: Array, into: Array) -> None:
+    if world.rank < peer:
+        world.comm.Send(out, peer)
+        world.comm.Recv(into, peer)
+    else:
+        world.comm.Recv(into, peer)
+        world.comm.Send(out, peer)
+
+
+def _moved_s(world: World, peer: int | None, quick: bool) -> float:
+    """Return the seconds of a swap of 8 bytes through the mover: halves of two samples for one sample's halves."""
+    if peer is None:
+        return _seconds(world, None, 8, quick)
+    with World(world.group(tuple(sorted((world.rank, peer))))) as pair:
+        one, other = (rest((2, 4), Scheme(GridShape.of(**{axis: 2}))) for axis in "nk")
+        path, array = Route(Exchange(one, other), pair.rank), np.zeros((1, 4), np.float32)
+        return _seconds(world, lambda: start(pair, path, array, _KEY, np.float32).wait(), 8, quick)
+
+
+def _all_reduce(world: World, ranks: tuple[int, ...], array: Array) -> None:
+    finish(world, start_sum(world, ranks, array, [(_KEY, array.size)]), "allreduce")
+
+
+def _reduce_scatter(world: World, ranks: tuple[int, ...], array: Array) -> None:
+    request, _ = start_reduce_scatter(world, ranks, array, [(_KEY, array.size)])
+    finish(world, request, "reduce_scatter")
+
+
+def _all_gather(world: World, ranks: tuple[int, ...], array: Array) -> None:
+    all_gather_shares(world, ranks, array, [(_KEY, array.size)])
+
+
+def _doubled(most: int) -> list[int]:
+    """Return 1, 2, 4, ... up to `most`."""
+    return [1 << shift for shift in range(most.bit_length()) if 1 << shift <= most]
+
+
+_KEY = Key("calibrate", "backward", "", "")
+_CALLS = {"allreduce": _all_reduce, "allgather": _all_gather, "reduce_scatter": _reduce_scatter}

@@ -1,0 +1,182 @@
+"""``gridnn calibrate``: measure this machine and write it down, to be planned for.
+
+find the nodes      which ranks share a host
+links               messages on every level, collectives over groups            two ranks or more
+layers              blocks of networks, all ranks at once
+fit                 alpha, beta, rates, algorithms; said with how well they fit
+write               machine.toml, and machine.profile.json beside it            rank 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from gridnn.cost.machine import Machine, load_machine
+from gridnn.cost.profile import Profile
+from gridnn.train.launch import cache_folder, threads_of, together
+
+if TYPE_CHECKING:
+    from gridnn.comm.world import World
+
+QUICK_S, FULL_S = 15.0, 150.0
+"""Seconds for layers; links take a few more."""
+
+_EXAMPLES = """\
+examples:
+  mpiexec -n 4 gridnn calibrate -o mine.toml              measure, in about three minutes
+  mpiexec -n 4 gridnn calibrate -o mine.toml --quick      the same in half a minute, less exactly
+  mpiexec -n 4 gridnn calibrate -o mine.toml --network resnet50 --batch 64
+  srun -N 2 --ntasks-per-node=8 gridnn calibrate -o cluster.toml
+  gridnn plan resnet50 --machine mine.toml --procs 4 --batch 64
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure the machine that the ranks run on; returns the exit code."""
+    return together(lambda world, console: calibrate(world, _parse(argv, world.rank > 0), console.say))
+
+
+def calibrate(world: World, arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """Measure, fit, say and write.  Collective.
+
+    Parameters
+    ----------
+    arguments
+        As `main` reads them.
+    say
+        The voice of rank 0; silent elsewhere.
+
+    Raises
+    ------
+    InputError
+        On all ranks: a file that is there or cannot be written, unequal nodes, an unknown network.
+    """
+    from gridnn.comm.agree import agreed
+    from gridnn.comm.world import mpi_version
+    from gridnn.train.calibrate import blocks, fit, layers, links, report
+    from gridnn.train.engine import keep_choices, open_engine, words
+    from gridnn.train.sections import ComputeSection
+
+    started_s, path, quick = time.perf_counter(), Path(arguments.output), arguments.quick
+    threads, compute, choices = threads_of(world), ComputeSection(), cache_folder() / "choices.json"
+    nodes = links.find_nodes(world, arguments.ranks_per_node)
+    with agreed(world):
+        if world.rank == 0:
+            report.check_target(path, arguments.force)
+        jobs = blocks.jobs_of(arguments.network, arguments.batch or 32 * world.size, world.size, quick)
+        memory_bytes = _memory_bytes(nodes.ranks)
+        # Four arrays of a block's size live at once at the most; half of the memory is for everything else.
+        todo = blocks.blocks_of(jobs, world.size, memory_bytes // 4)
+        engine = open_engine(world, compute, threads, choices)
+    said = words(world, engine, compute, threads)
+    where = f"{world.size} rank{'s' * (world.size > 1)} on {nodes.count} node{'s' * (nodes.count > 1)}"
+    for line in [*said, where]:
+        say(line)
+    cores = len(os.sched_getaffinity(0))
+    if os.getloadavg()[0] > max(1.0, 0.5 * cores):
+        say(
+            f"warning: {os.getloadavg()[0]:.1f} programs were busy on {cores} cores before this one; what "
+            "others take is measured as if the machine had not got it"
+        )
+    if not nodes.in_order:
+        say(
+            "warning: neighbours in rank are on different nodes, but a machine file counts node by node; start ranks "
+            "in blocks (mpiexec -ppn N, srun --distribution=block)"
+        )
+
+    messages = list(links.measure_messages(world, nodes, quick, say))
+    collectives = list(links.measure_collectives(world, nodes, quick, say))
+    with threadpool_limits(threads), np.errstate(all="ignore"):
+        tiny = list(layers.measure_blocks(world, engine, blocks.tiny_blocks(), QUICK_S, _nothing))
+        budget_s = QUICK_S if quick else FULL_S
+        found = [*tiny, *layers.measure_blocks(world, engine, todo, budget_s, say)]
+    keep_choices(world, engine, threads, choices)
+
+    levels, lines = fit.fit_levels(messages, nodes)
+    if world.size == 1:
+        levels = load_machine("laptop").levels
+        say(
+            'one rank: layers only; links are copied from the machine "laptop"; start two ranks to measure them'
+        )
+    layer_s = fit.fit_layer_s([p for block, times in tiny for p in layers.points_of(block, times)])
+    product, touch = fit.fit_rates([p for b, times in found for p in layers.points_of(b, times)], layer_s)
+    source = (
+        f"gridnn calibrate{' --quick' * quick}: {said[0]}; {where}, {mpi_version()}; "
+        f"{', '.join(network.name for network, _ in jobs)}" + "; links copied from laptop" * (world.size == 1)
+    )
+    today = date.today().isoformat()
+    profile = Profile(source, today, tuple(layers.sample_of(block, times) for block, times in found))
+    rates = (1 / product.unit_s, touch.unit_s, layer_s)
+    machine = Machine(path.stem, source, today, *rates, memory_bytes, levels, profile=profile)
+    if world.size > 1:
+        fitted = fit.fit_algorithms(machine, collectives, world.size)
+        machine = replace(machine, algorithms={kind: f.algorithm for kind, f in fitted.items()})
+        for line in [*report.link_lines(machine, lines, messages), "", *report.algorithm_lines(fitted), ""]:
+            say(line)
+    errors = fit.left_out(profile, [block for block, _ in found])
+    for line in report.layer_lines(product, touch, layer_s, profile, errors):
+        say(line)
+    with agreed(world):
+        if world.rank == 0:
+            report.write_machine(machine, profile, path)
+    say(f"written: {path} and {report.profile_path(path)}, in {time.perf_counter() - started_s:.0f} s")
+
+
+def _memory_bytes(ranks: int) -> int:
+    """Return the memory of the host over its ranks."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks
+
+
+def _nothing(text: str) -> None:
+    """Say nothing: the voice of every rank but 0."""
+
+
+def _parse(argv: Sequence[str] | None, quiet: bool) -> argparse.Namespace:
+    """Read the command line; help and mistakes are told by one rank."""
+    parser = argparse.ArgumentParser(
+        prog="gridnn calibrate",
+        description="Measure this machine: links, collectives and layers, into a file that plans are priced by.",
+        epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    add = parser.add_argument
+    add(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE.toml",
+        help="the machine file; a profile goes beside it",
+    )
+    add("--network", metavar="NAME", help="measure the layers of this network; left out, of several")
+    add("--batch", type=_count, metavar="B", help="samples over all ranks, with --network (32 a rank)")
+    add("--quick", action="store_true", help="half a minute: fewer sizes, repeats and blocks")
+    add(
+        "--ranks-per-node", type=_count, metavar="N",
+        help="take every N ranks as a node, where host names do not tell; left out, by host name",
+    )  # fmt: skip
+    add("--force", action="store_true", help="replace files that are there")
+    with contextlib.ExitStack() as stack:
+        if quiet:
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        arguments = parser.parse_args(argv)
+        if arguments.batch and not arguments.network:
+            parser.error("--batch is that of a network; name one with --network")
+        return arguments
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
