@@ -1,6 +1,6 @@
-"""Build hook: compile the CPU kernels into the package; without a compiler the package is still whole.
+"""Build hook: compile the C of kernels/ into the package; without a compiler the package is still whole.
 
-gridnn then computes with oneDNN or NumPy and says so once.
+gridnn then computes with oneDNN or NumPy and says so once; the planner simulates in plain Python.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class CustomBuildHook(BuildHookInterface):
         kernels = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(kernels)
         try:
-            made = kernels.build()
+            made = kernels.build() + kernels.build_plan()
         except kernels.BuildError as error:
-            self.app.display_warning(f"gridnn: CPU kernels were not compiled, NumPy will be used: {error}")
+            self.app.display_warning(f"gridnn: C was not compiled, NumPy and Python will be used: {error}")
             return
         build_data["artifacts"] += [f"/{path.relative_to(self.root)}" for path in made]
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")

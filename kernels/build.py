@@ -1,9 +1,13 @@
-"""Compile the CPU kernels: one shared library for each instruction set, chosen at run time.
+"""Compile the C of gridnn: the CPU kernels, and the event loop of the planner's simulator.
 
     python kernels/build.py [--into FOLDER] [--cc gcc]
 
-The build of the package calls `build` (see hatch_build.py); developers run this file after a change in kernels/cpu.
-Nothing but a C compiler with OpenMP is needed.  Each source is compiled twice, for float and for double.
+    kernels/cpu     one shared library for each instruction set, chosen at run time; each source is compiled twice,
+                    for float and for double
+    kernels/plan    integers only: one library for all processors of a kind
+
+The build of the package calls `build` and `build_plan` (see hatch_build.py); developers run this file after a change
+in kernels.  Nothing but a C compiler with OpenMP is needed.
 """
 
 from __future__ import annotations
@@ -19,9 +23,13 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TARGET = HERE.parent / "gridnn" / "compute" / "cpu" / "native"
+# A folder of its own: beside modules, tools that list a package would take the library for one.
+PLAN_TARGET = HERE.parent / "gridnn" / "plan" / "simulate" / "compiled"
 COMMON = ["-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math",
           "-ffp-contract=fast", "-Wall", "-Wno-psabi",
           "-Wno-maybe-uninitialized"]  # fmt: skip
+
+PLAN = ["-O2", "-std=c11", "-fPIC", "-fvisibility=hidden", "-Wall"]
 
 # The level's name is the file's; VB is set so that the widest code can be built for a lesser machine.
 LEVELS = {
@@ -67,9 +75,7 @@ def build(
     ------
     BuildError
     """
-    cc = compiler or os.environ.get("CC") or "gcc"
-    if shutil.which(cc) is None:
-        raise BuildError(f"no C compiler: {cc} is not on PATH; install gcc, or name another by CC=")
+    cc = _compiler(compiler)
     wanted = flags or {level: LEVELS[level] for level in levels_of(platform.machine())}
     into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -84,6 +90,29 @@ def build(
             _run([cc, "-shared", "-fopenmp", *made, "-lm", "-o", str(fresh)])
             fresh.replace(library(into, level))
     return [library(into, level) for level in wanted]
+
+
+def build_plan(into: Path = PLAN_TARGET, compiler: str | None = None) -> list[Path]:
+    """Compile the planner's library into a folder.
+
+    Raises
+    ------
+    BuildError
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    path = library(into, "plan")
+    fresh = path.with_suffix(".new")
+    sources = [str(source) for source in sorted((HERE / "plan").glob("*.c"))]
+    _run([_compiler(compiler), *PLAN, "-shared", *sources, "-o", str(fresh)])
+    fresh.replace(path)
+    return [path]
+
+
+def _compiler(given: str | None) -> str:
+    cc = given or os.environ.get("CC") or "gcc"
+    if shutil.which(cc) is None:
+        raise BuildError(f"no C compiler: {cc} is not on PATH; install gcc, or name another by CC=")
+    return cc
 
 
 def _compile(cc: str, flags: list[str], level: str, source: Path, bits: int, scratch: Path) -> Path:
@@ -104,8 +133,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--into", type=Path, default=TARGET, help="folder of the libraries")
+    parser.add_argument("--into", type=Path, help="folder of the libraries (default: in the package)")
     parser.add_argument("--cc", help="C compiler (default: $CC or gcc)")
     given = parser.parse_args()
-    for path in build(given.into, given.cc):
+    for path in build(given.into or TARGET, given.cc) + build_plan(given.into or PLAN_TARGET, given.cc):
         print(path)

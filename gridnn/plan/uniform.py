@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gridnn.cost.machine import Machine
-from gridnn.cost.price import Price, price
+from gridnn.cost.price import PlanPrice, price_plan, spread_ranks
 from gridnn.geometry.grid import AXES, GridShape
 from gridnn.network.graph import Network
 from gridnn.network.placed import place_network
 from gridnn.network.placement import space_axes
 from gridnn.plan.plan import Plan, uniform_plan
+
+RANKS = 4
+"""Ranks of a candidate that are priced."""
 
 
 def factorisations(procs: int, axes: tuple[str, ...]) -> Iterator[dict[str, int]]:
@@ -41,7 +44,7 @@ def candidates(network: Network, batch: int, procs: int) -> list[GridShape]:
 
 def cheapest_uniform(
     network: Network, batch: int, passes: int, procs: int, itemsize: int, machine: Machine
-) -> tuple[Plan, list[tuple[GridShape, Price]]]:
+) -> tuple[Plan, list[tuple[GridShape, PlanPrice]]]:
     """Return the plan of least predicted seconds a step, and all candidates with their prices, cheapest first.
 
     Parameters
@@ -49,12 +52,14 @@ def cheapest_uniform(
     batch, passes
         Samples in a step, and the passes they are split into.
     """
-    priced: list[tuple[GridShape, Price]] = []
+    priced: list[tuple[GridShape, PlanPrice]] = []
     per_pass = batch // passes
+    # With one grid for all layers a few ranks stand for all: the ends of every axis and some between.
+    ranks = spread_ranks(procs, RANKS)
     for grid in candidates(network, per_pass, procs) or [GridShape()]:
         plan = uniform_plan(network, grid, batch, procs, "auto")
         placed = place_network(network, plan.schemes, per_pass, procs)
-        priced.append((grid, price(placed, machine, itemsize, passes)))
+        priced.append((grid, price_plan(placed, machine, itemsize, passes, ranks=ranks)))
     priced.sort(key=lambda entry: (entry[1].step_s, entry[1].received_bytes))
     best = priced[0][0]
     plan = uniform_plan(

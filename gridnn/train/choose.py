@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from gridnn.cost.machine import load_machine
-from gridnn.cost.price import price
+from gridnn.cost.price import price_plan
 from gridnn.errors import InputError
 from gridnn.geometry.grid import GridShape
 from gridnn.network import spec as s
@@ -52,7 +52,7 @@ def choose(config: Config, train: Dataset, procs: int) -> Job:
     placed = place_network(network, plan.schemes, batch // passes, procs)
     itemsize = np.dtype(config.train.dtype).itemsize
     machine = load_machine()
-    cost = price(placed, machine, itemsize, passes)
+    cost = price_plan(placed, machine, itemsize, passes)
     predicted: dict[str, float | int | str] = {
         "step_s": cost.step_s,
         "compute_s": cost.compute_s,

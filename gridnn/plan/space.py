@@ -1,0 +1,72 @@
+"""The space of a search: every grid a layer may have.
+
+| layer                       | axes that may be above 1                      |
+|-----------------------------|-----------------------------------------------|
+| convolution                 | n, k, c, space        `c` only without groups |
+| linear                      | n, k, c                                       |
+| any other with space        | n, k, space                                   |
+| any other without           | n, k                                          |
+
+An axis is at most the extent it cuts.  Sizes are powers of two whose product is at most P, or, where P is no power of
+two, divisors whose product divides P; `every` asks for all products up to P.  Left out is only what is the same twice:
+`c` of a layer that sums nothing over channels cuts them as a larger `k` would, on the same ranks.
+OptCNN (Jia et al. 2018, Table 1) and FlexFlow have the same dims without `c`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gridnn.cost.grids import Grids
+from gridnn.geometry.grid import AXES
+from gridnn.network import spec as s
+from gridnn.network.graph import Network, Node
+from gridnn.network.placement import space_axes
+
+
+def grids_of(
+    network: Network, node: Node, batch: int, procs: int, *, every: bool = False, extra: Sequence[tuple[int, ...]] = ()
+) -> Grids:
+    """Return the candidate grids of a layer, and `extra` ones (sizes of the axes n, k, c, d, h, w) behind them."""
+    limits = axis_limits(network, node, batch)
+    rows = np.array([(1,) * len(AXES)], dtype=np.int64)
+    for axis, limit in limits.items():
+        steps = np.array([d for d in degrees(procs, every=every) if d <= limit], dtype=np.int64)
+        grown = np.repeat(rows, len(steps), axis=0)
+        grown[:, AXES.index(axis)] = np.tile(steps, len(rows))
+        sizes = grown.prod(axis=1)
+        rows = grown[sizes <= procs if every or _power(procs) else procs % sizes == 0]
+    if extra:
+        known = set(map(tuple, rows.tolist()))
+        fresh = [e for e in dict.fromkeys(extra) if e not in known]
+        rows = np.vstack([rows, np.array(fresh, dtype=np.int64).reshape(-1, len(AXES))])
+    return Grids(rows)
+
+
+def axis_limits(network: Network, node: Node, batch: int) -> dict[str, int]:
+    """Return the axes a layer's grid may have, and the largest size of each."""
+    spec, x, y = node.spec, network.shapes[node.inputs[0]], network.shapes[node.name]
+    if isinstance(spec, s.LOSSES):
+        y = x
+    if isinstance(spec, s.GlobalPool):
+        y = (y[0], *x[1:])  # partial sums where the space lies
+    limits = {"n": batch, "k": y[0]}
+    if isinstance(spec, s.Linear | s.ConvTranspose) or (isinstance(spec, s.Conv) and spec.groups == 1):
+        limits["c"] = x[0]
+    limits.update(zip(space_axes(len(y) - 1), y[1:], strict=True))
+    return limits
+
+
+def degrees(procs: int, *, every: bool = False) -> list[int]:
+    """Return the sizes an axis may have on `procs` processes."""
+    if every:
+        return list(range(1, procs + 1))
+    if _power(procs):
+        return [1 << i for i in range(procs.bit_length())]
+    return [d for d in range(1, procs + 1) if procs % d == 0]
+
+
+def _power(number: int) -> bool:
+    return number & (number - 1) == 0
