@@ -34,6 +34,8 @@ def block_seconds(
     weighted = isinstance(spec, WEIGHTED)
     passes: list[Pass] = ["forward", *(["data"] * (not first)), *(["weights"] * weighted)]  # type: ignore[list-item]
     results, reads = np.prod(out, axis=0), [np.prod(i, axis=0) for i in inputs]
+    if isinstance(spec, s.Concat):
+        reads = [results]  # the largest pieces of its inputs are not on one rank
     flops = np.zeros_like(results)
     if weighted and kernel is not None:
         flops = 2 * kernel * (reads[0] if isinstance(spec, s.ConvTranspose) else results)

@@ -28,6 +28,8 @@ from gridnn.network.placement import Placement
 Ints = NDArray[np.int64]
 PROBE = Scheme(GridShape((2, 2, 2, 2, 2, 2)))
 """A grid that uses every axis: its layouts say which axes cut which dim."""
+ODD = Scheme(GridShape((3, 3, 3, 3, 3, 3)))
+"""Another: windows may cut like plain blocks where there are two, but then not where there are three."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,8 +183,11 @@ def cuts(grids: Grids, placed: Callable[[Scheme], Placement], layout: Callable[[
     layout
         Which of its layouts.
     """
-    probe = layout(placed(PROBE))
-    return [_cut(grids, dim, lambda s, at=at: layout(placed(s)).dims[at]) for at, dim in enumerate(probe.dims)]
+    even, odd = layout(placed(PROBE)).dims, layout(placed(ODD)).dims
+    return [
+        _cut(grids, dim, _kind(dim, other), lambda s, at=at: layout(placed(s)).dims[at])
+        for at, (dim, other) in enumerate(zip(even, odd, strict=True))
+    ]
 
 
 def whole_axes(layout: Layout) -> tuple[str, ...]:
@@ -196,8 +201,8 @@ def copies(grids: Grids, axes: tuple[str, ...]) -> Ints:
     return grids.degrees[:, [AXES.index(a) for a in axes]].prod(axis=1)
 
 
-def _cut(grids: Grids, probe: Dim, placed: Callable[[Scheme], Dim]) -> Cut:
-    ways, kind = grids.ways(probe.axes), _kind(probe)
+def _cut(grids: Grids, probe: Dim, kind: str, placed: Callable[[Scheme], Dim]) -> Cut:
+    ways = grids.ways(probe.axes)
 
     def dims(sizes: tuple[int, ...]) -> Dim:
         if kind == "part" and grids.aligned:  # an axis inside another cuts as one of their product does
@@ -218,8 +223,8 @@ def _cut(grids: Grids, probe: Dim, placed: Callable[[Scheme], Dim]) -> Cut:
     return Cut(probe, ways, size, kind, dims)
 
 
-def _kind(probe: Dim) -> str:
-    if probe == cut(probe.extent, PROBE.grid, probe.axes):
+def _kind(probe: Dim, odd: Dim) -> str:
+    if all(d == cut(d.extent, s.grid, d.axes) for d, s in ((probe, PROBE), (odd, ODD))):
         return "plain"
     covered = Interval(min(i.start for i in probe.intervals), max(i.stop for i in probe.intervals))
     starts = [i.start for i in probe.intervals if i.size]
