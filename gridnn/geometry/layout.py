@@ -16,13 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from math import prod
 
 from gridnn.geometry.grid import AXES, GridShape, Scheme
 from gridnn.geometry.interval import Box, Interval, extents_of
 from gridnn.geometry.window import SpaceMap
+
+
+KEPT_BLOCKS = 1024
+"""Blocks of a dim up to which they are kept for the next who asks."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,18 @@ class Dim:
 def cut(extent: int, grid: GridShape, axes: Sequence[str], grain: int = 1) -> Dim:
     """Cut a dim by `axes`, the later inside the earlier, in balanced blocks of multiples of `grain`."""
     axes = tuple(a for a in axes if grid[a] > 1)
+    sizes = tuple(grid[a] for a in axes)
+    return Dim(extent, axes, (_blocks if prod(sizes) <= KEPT_BLOCKS else _blocks.__wrapped__)(extent, sizes, grain))
+
+
+@lru_cache(maxsize=4096)
+def _blocks(extent: int, sizes: tuple[int, ...], grain: int) -> tuple[Interval, ...]:
+    """Return the blocks of a dim cut into so many, each of them cut again; networks ask for the same ones often."""
     intervals = [Interval(0, extent // grain)]
-    for axis in axes:
-        intervals = [i.block(grid[axis], part) for i in intervals for part in range(grid[axis])]
+    for size in sizes:
+        intervals = [i.block(size, part) for i in intervals for part in range(size)]
     # All empty blocks are written alike, so that layouts that are the same are equal.
-    return Dim(extent, axes, tuple(i.scale(grain) if i.size else Interval(0, 0) for i in intervals))
+    return tuple(i.scale(grain) if i.size else Interval(0, 0) for i in intervals)
 
 
 def whole(extent: int) -> Dim:

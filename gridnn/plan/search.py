@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from gridnn.cost.tables import CostTables
 from gridnn.errors import InputError
 from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.network.placed import check_scheme
-from gridnn.plan.baselines import BASELINES, candidates, price_all, uniform
+from gridnn.plan.baselines import BASELINES, Schemes, candidates, price_all, uniform
 from gridnn.plan.eliminate import cheapest, cost_of
 from gridnn.plan.problem import Degrees, Job, Problem, space
 from gridnn.plan.reduce import reduced
@@ -43,6 +44,8 @@ class Found:
         Seconds a step by the additive cost: each layer waits for its slowest rank, nothing overlaps.
     lower_s
         What no plan of the space can beat; equal to `step_s` where it is proved optimal.
+    search_s
+        What the method took, cost tables included, the baselines not.
     baselines
         Seconds a step of the known plans, by the same cost.
     core
@@ -111,22 +114,36 @@ def search(
         raise InputError(f'method "{method}" is not known; use one of {", ".join(METHODS)}')
     if method != "dynamic" and (pins or memory_bytes is not None):
         raise InputError(f'method "{method}" has no choice left for pins or a memory limit; use --method dynamic')
-    started_s = time.perf_counter()
-    known = _known(job)
-    fixed = check_pins(job, pins or {})
-    prices = {name: seconds for name, (_, seconds) in known.items()}
+    tables, plans = job.tables(), candidates(job)
     if method != "dynamic":
-        plan, seconds = known[method]
-        schemes = {name: _scheme(degrees) for name, degrees in plan.items()}
-        return Found(method, schemes, seconds, seconds, time.perf_counter() - started_s, prices)
-    extra = {node.name: [plan[node.name] for plan, _ in known.values()] for node in job.network.nodes}
-    problem = Problem(job, space(job, every=every, extra=extra, pins=fixed))
+        started_s = time.perf_counter()
+        plan, seconds = uniform(job, tables) if method == "uniform" else _cheapest(job, plans[method], tables)
+        spent_s = time.perf_counter() - started_s
+        schemes = {name: Scheme(GridShape(degrees)) for name, degrees in plan.items()}  # type: ignore[arg-type]
+        return Found(method, schemes, seconds, seconds, spent_s, _prices(job, plans, tables))
+    fixed = check_pins(job, pins or {})
+    extra = [plan for several in plans.values() for plan in several]
+    found = _dynamic(job, tables, extra, fixed, memory_bytes, every)
+    best, seconds = uniform(job, tables)
+    if seconds < found.step_s and not fixed and memory_bytes is None:
+        # One grid for all may cut features by space axes, which the space of a layer leaves out: let them in.
+        found = _dynamic(job, tables, [*extra, best], fixed, memory_bytes, every)
+    return replace(found, baselines={**_prices(job, plans, tables, without=("uniform",)), "uniform": seconds})
+
+
+def _dynamic(
+    job: Job, tables: CostTables, extra: Sequence[Schemes], pins: Mapping[str, Degrees], memory_bytes: float | None,
+    every: bool,
+) -> Found:  # fmt: skip
+    started_s = time.perf_counter()
+    grids = space(job, every=every, extra={n.name: [p[n.name] for p in extra] for n in job.network.nodes}, pins=pins)
+    problem = Problem(job, grids, tables)
     _check_use(job, problem)
-    start = [] if fixed else [problem.choice(plan) for plan, _ in known.values()]
+    start = [] if pins else [problem.choice(plan) for plan in extra]
     choice, cost, lower, core, priced, notes = _optimum(problem, start, memory_bytes)
     memory = float(sum(layer.memory_bytes[c] for layer, c in zip(problem.layers, choice, strict=True)))
     return Found(
-        method, problem.schemes(choice), cost, lower, time.perf_counter() - started_s, prices, core,
+        "dynamic", problem.schemes(choice), cost, lower, time.perf_counter() - started_s, {}, core,
         sum(map(len, problem.candidates)), priced, memory, notes,
     )  # fmt: skip
 
@@ -153,14 +170,21 @@ def check_pins(job: Job, pins: Mapping[str, Scheme]) -> dict[str, Degrees]:
     return {name: scheme.grid.sizes for name, scheme in pins.items()}
 
 
-def _known(job: Job) -> dict[str, tuple[Mapping[str, Degrees], float]]:
-    """Return every baseline's cheapest plan and its seconds."""
-    named = [(name, plan) for name, plans in candidates(job).items() for plan in plans]
-    found: dict[str, tuple[Mapping[str, Degrees], float]] = {}
-    for (name, plan), seconds in zip(named, price_all(job, [plan for _, plan in named]), strict=True):
-        if name not in found or seconds < found[name][1]:
-            found[name] = plan, seconds
-    return {**found, "uniform": uniform(job)}
+def _prices(
+    job: Job, plans: Mapping[str, Sequence[Schemes]], tables: CostTables, without: Sequence[str] = ()
+) -> dict[str, float]:
+    """Return the seconds of a step of every baseline."""
+    named = [(name, plan) for name, several in plans.items() for plan in several]
+    found: dict[str, float] = {}
+    for (name, _), seconds in zip(named, price_all(job, [plan for _, plan in named], tables), strict=True):
+        found[name] = min(found.get(name, seconds), seconds)
+    if "uniform" not in without:
+        found["uniform"] = uniform(job, tables)[1]
+    return found
+
+
+def _cheapest(job: Job, plans: Sequence[Schemes], tables: CostTables) -> tuple[Schemes, float]:
+    return min(zip(plans, price_all(job, plans, tables), strict=True), key=lambda entry: entry[1])
 
 
 def _optimum(
@@ -185,7 +209,3 @@ def _check_use(job: Job, problem: Problem) -> None:
             f"{job.procs} processes: no layer of {job.network.name} can be cut into a divisor of that with a batch of "
             f"{job.per_pass}; take a number with small factors, such as {1 << (job.procs.bit_length() - 1)}, or a larger batch"
         )
-
-
-def _scheme(degrees: Degrees) -> Scheme:
-    return Scheme(GridShape(degrees))  # type: ignore[arg-type]
