@@ -146,6 +146,8 @@ class Moves:
         key = (s.key, t.key, ranks is None)
         if key not in known:
             known[key] = count(s, t, np.arange(every[0])[:, None], np.arange(every[1]), ranks)
+        if i.ndim == 2 and i.shape[1] == 1 and j.ndim == 1:  # all pairs of some rows and columns
+            return [table.take(i[:, 0], axis=0).take(j, axis=1) for table in known[key]]
         return [table[i, j] for table in known[key]]
 
     def _shared(self, s: Cut, t: Cut, i: Ints, j: Ints, ranks: Ints | None) -> list[Floats]:

@@ -155,6 +155,8 @@ class CostTables:
         return allreduce_s(self.machine, members, bucket, self.procs) * (nbytes / bucket)
 
     def _settle(self, grids: Grids, axes: tuple[str, ...], nbytes: Floats) -> Floats:
+        if not axes or (copies(grids, axes) == 1).all():
+            return np.zeros(len(grids))
         members = members_of(self.machine, grids.degrees, axes)
         forward = reduce_scatter_s(self.machine, members, nbytes, self.procs)
         return forward + allgather_s(self.machine, members, nbytes, self.procs)

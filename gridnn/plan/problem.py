@@ -20,7 +20,7 @@ from gridnn.errors import InputError
 from gridnn.geometry.grid import Scheme
 from gridnn.network.graph import INPUT, Network, Node
 from gridnn.plan.costgraph import CostGraph
-from gridnn.plan.space import grids_of
+from gridnn.plan.space import axis_limits, grids_of
 
 Degrees = tuple[int, ...]
 
@@ -189,11 +189,17 @@ def space(job: Job, *, every: bool = False, extra: Mapping[str, Sequence[Degrees
     pins
         The one grid of a layer that is not to be chosen.
     """
+    known: dict[object, Grids] = {}
     shared: dict[bytes, Grids] = {}
     found = []
     for node in job.network.nodes:
-        grids = _grids(job, node, every, (extra or {}).get(node.name, ()), (pins or {}).get(node.name))
-        found.append(shared.setdefault(grids.degrees.tobytes(), grids))
+        given, pin = tuple(dict.fromkeys((extra or {}).get(node.name, ()))), (pins or {}).get(node.name)
+        limits = tuple(axis_limits(job.network, node, job.per_pass).items())
+        key = (limits, given, pin)
+        if key not in known:
+            grids = _grids(job, node, every, given, pin)
+            known[key] = shared.setdefault(grids.degrees.tobytes(), grids)
+        found.append(known[key])
     return found
 
 
