@@ -8,7 +8,8 @@ computes is no call; what it costs is in the total.  Each time is taken twice:
     kernels    as a run computes
     Python     every compiled kernel replaced by a C function that returns at once, called with the same arguments
 
-Times are of the processor, not of the wall; every number is the smallest of the repeats.
+Times are of the processor, not of the wall, less what it takes to ask for them; every number is the smallest of the
+repeats.  Those of single calls leave out what a whole step pays beside them: edges, sums, and caches gone cold.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from peer import measure
@@ -41,14 +43,19 @@ Calls = dict[tuple[str, str, str], float]  # kind, layer, pass -> seconds
 class Empty(Library):
     """The library with kernels that return at once."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._empty: dict[tuple[str, str], Any] = {}
+
     def kernel(self, name: str, dtype: np.dtype[Any]) -> Any:
-        """Return a function that ignores its arguments; what a caller asks the library about its scratch is true."""
+        """Return a function that takes the kernel's arguments and ignores them; of scratch it says the truth."""
         if name == "winograd_scratch":
             return super().kernel(name, dtype)
-        if (name, "") not in self._kernels:
-            self._kernels[name, ""] = nothing = self._handle["gridnn_threads"]
-            nothing.restype = None
-        return self._kernels[name, ""]
+        found = self._empty.get((name, dtype.char))
+        if found is None:
+            found = self._empty[name, dtype.char] = self._handle["gridnn_threads"]
+            found.argtypes, found.restype = super().kernel(name, dtype).argtypes, None
+        return found
 
 
 def prepare(world: World, library: Library, side: int, batch: int) -> tuple[Model, Callable[[], None]]:
@@ -82,36 +89,45 @@ def step_s(step: Callable[[], None], repeats: int) -> float:
     return min(taken)
 
 
+def noting(calls: Calls, key: tuple[str, str, str], method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that notes its shortest time."""
+
+    def called(*given: Any) -> Any:
+        started_s = time.process_time()
+        found = method(*given)
+        spent_s = time.process_time() - started_s
+        calls[key] = min(calls.get(key, spent_s), spent_s)
+        return found
+
+    return called
+
+
 @contextmanager
 def watched(model: Model, calls: Calls) -> Iterator[None]:
     """Note the shortest time of every layer call inside."""
     verbs = ("forward", "backward", "weigh", "judge", "gradient")
-
-    def noting(kind: str, name: str, verb: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*given: Any) -> Any:
-            started_s = time.process_time()
-            found = method(*given)
-            spent_s, key = time.process_time() - started_s, (kind, name, verb)
-            calls[key] = min(calls.get(key, spent_s), spent_s)
-            return found
-
-        return called
-
     for layer in model.layers:
         for verb in verbs:
             if hasattr(layer, verb):
-                setattr(layer, verb, noting(type(layer).__name__, layer.name, verb, getattr(layer, verb)))
+                key = (type(layer).__name__, layer.name, verb)
+                setattr(layer, verb, noting(calls, key, getattr(layer, verb)))
     yield
     for layer in model.layers:
         for verb in verbs:
             vars(layer).pop(verb, None)
+    empty: Calls = {}
+    nothing = noting(empty, ("", "", ""), lambda: None)
+    for _ in range(1000):
+        nothing()
+    for key in calls:
+        calls[key] -= min(empty.values())
 
 
 def by_kind(model: Model, calls: Calls) -> dict[tuple[str, str], list[float]]:
     """Return the seconds of layer calls by kind and pass, absorbed ReLUs left out."""
     passes = {"forward": "forward", "judge": "forward", "backward": "backward", "weigh": "backward",
               "gradient": "backward"}  # fmt: skip
-    working = {name for name in (layer.name for layer in model.layers)} - absorbed(model)
+    working = {layer.name for layer in model.layers} - absorbed(model)
     found: dict[tuple[str, str], dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for (kind, name, verb), seconds in calls.items():
         if name in working:
@@ -137,7 +153,10 @@ def main() -> None:
     if real is None:
         parser.exit(2, "no compiled kernels: make kernels\n")
     totals, tables = list[float](), list[dict[tuple[str, str], list[float]]]()
-    with World(world_comm()) as world, np.errstate(all="ignore"):  # without kernels numbers are what memory held
+    with (
+        World(world_comm()) as world,
+        np.errstate(all="ignore"),
+    ):  # without kernels numbers are what memory held
         for library in (real, Empty(real.path)):
             model, step = prepare(world, library, given.side, given.batch)
             step()
@@ -153,7 +172,9 @@ def main() -> None:
     for key in tables[0]:
         kernels, python = (1e6 * sum(table[key]) / len(table[key]) for table in tables)
         print(f"{' '.join(key):36}{len(tables[0][key]):6}{kernels:9.1f}{python:9.1f}")
-    within, outside = zip(*((sum(map(sum, t.values())), s) for t, s in zip(tables, totals, strict=True)), strict=True)
+    within, outside = zip(
+        *((sum(map(sum, t.values())), s) for t, s in zip(tables, totals, strict=True)), strict=True
+    )
     for words, some in (("inside layers", within), ("whole step", outside)):
         print(f"{words:36}{count:6}" + "".join(f"{1e6 * s / count:9.1f}" for s in some))
 

@@ -70,6 +70,7 @@ class Arena:
                 )
                 at += entry.size
 
+        self._started: list[Request] = []  # sums on their way in this step
         self._of: dict[str, list[_Live]] = {}  # layer -> the buckets it has a part in
         for live in self._live:
             for layer in dict.fromkeys(entry.layer for entry in live.plan.entries):
@@ -100,6 +101,7 @@ class Arena:
             parameter.grad[...] = 0
         for parameter in self._replaced:
             parameter.fresh = True
+        self._started.clear()
         for live in self._live:
             live.waiting = live.layers
             live.request = live.share = None
@@ -110,7 +112,8 @@ class Arena:
             live.waiting -= 1
             if live.waiting == 0 and live.plan.owed:
                 self._start(live)
-        poll([live.request for live in self._live])
+        if self._started:
+            poll(self._started)
 
     def _start(self, live: _Live) -> None:
         plan, kind = live.plan, "reduce_scatter" if self.cut else "allreduce"
@@ -119,6 +122,8 @@ class Arena:
             live.request, live.share = start_reduce_scatter(self.world, plan.replicas, live.grad, parts)
         else:
             live.request = start_sum(self.world, plan.replicas, live.grad, parts)
+        if live.request is not None:
+            self._started.append(live.request)
 
     def await_sums(self) -> None:
         """Wait until every gradient is whole (or this rank's share of it)."""

@@ -26,9 +26,14 @@ from gridnn.geometry.interval import Box, Interval, extents_of, local_slices, ov
 from gridnn.layers.weighted import Weighted
 from gridnn.network import spec as s
 
+ALL = slice(None)
+
 
 class Segment(NamedTuple):
-    """Output channels (in the weight block) that share whole groups, and the input channels they read."""
+    """Output channels (in the weight block) that share whole groups, and the input channels they read.
+
+    Where these are all channels of their block, as in most layers, the slice is ALL.
+    """
 
     k: slice
     c: slice
@@ -48,6 +53,11 @@ def segments(k: Interval, c: Interval, per_k: int, per_c: int) -> Iterator[Segme
         at = stop
 
 
+def channels(x: Array, part: slice) -> Array:
+    """Return some channels of a block; where they are all, the block itself: a view takes as long as a call."""
+    return x if part is ALL else x[:, part]
+
+
 class Convolution(Weighted):
     """A convolution: forward, backward and gradients over blocks."""
 
@@ -59,9 +69,12 @@ class Convolution(Weighted):
         assert isinstance(spec, s.Conv)
         k, c = self.raw[1], self.needs[0][1]
         if spec.groups == 1:
-            return spec, [Segment(slice(0, k.size), slice(0, c.size), 1)]
-        channels = self.placed.placement.needs[0].shape[1]
-        return spec, list(segments(k, c, spec.out // spec.groups, channels // spec.groups))
+            return spec, [Segment(ALL, ALL, 1)]
+        ins = self.placed.placement.needs[0].shape[1]
+        parts = list(segments(k, c, spec.out // spec.groups, ins // spec.groups))
+        if len(parts) == 1 and parts[0].c == slice(0, c.size):
+            parts = [Segment(ALL, ALL, parts[0].groups)]
+        return spec, parts
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the convolution of the block; the interior is computed while the halo arrives."""
@@ -86,10 +99,9 @@ class Convolution(Weighted):
             return [dy]
         _, parts = self._setup
         weight, shape = self.parameters["weight"].value, self._x.shape
-        if len(parts) == 1 and parts[0].c == slice(0, shape[1]):
-            return [
-                conv.backward_data(self.engine, self._dy, weight, self._window, shape, groups=parts[0].groups)
-            ]
+        if len(parts) == 1 and parts[0].c is ALL:
+            groups = parts[0].groups
+            return [conv.backward_data(self.engine, self._dy, weight, self._window, shape, groups=groups)]
         dx = self.engine.memory.zeros(shape, self.dtype)
         for k, c, groups in parts:  # parts of one group share input channels
             part = (shape[0], c.stop - c.start, *shape[2:])
@@ -104,8 +116,8 @@ class Convolution(Weighted):
         weight = self.parameters["weight"]
         add = not self.first(weight)
         for k, c, groups in parts:
-            conv.backward_weights(self.engine, self._x[:, c], self._dy[:, k], self._window, weight.grad[k],
-                                  groups=groups, add=add)  # fmt: skip
+            conv.backward_weights(self.engine, channels(self._x, c), channels(self._dy, k), self._window,
+                                  weight.grad[k], groups=groups, add=add)  # fmt: skip
         del self._x, self._dy
 
     def _on(self, x: Array, origin: Box, out: Box, y: Array) -> None:
@@ -120,8 +132,8 @@ class Convolution(Weighted):
             y, window = y[local_slices(out, self.raw)], self._local(out)
         for k, c, groups in parts:
             bias = None if last["bias"] is None else last["bias"][k]
-            conv.forward(self.engine, x[:, c], weight[k], window, groups=groups, bias=bias, relu=last["relu"],
-                         out=y[:, k])  # fmt: skip
+            conv.forward(self.engine, channels(x, c), weight[k], window, groups=groups, bias=bias,
+                         relu=last["relu"], out=channels(y, k))  # fmt: skip
 
     @property
     def _extents(self) -> tuple[int, ...]:

@@ -143,7 +143,7 @@ class Model:
             else:
                 y = self._nothing(layer)
             for e, path, key in stop.leaves:
-                room, middle = margin.pop(e, (None, None))
+                room, middle = margin.pop(e, (None, None)) if margin else (None, None)
                 coming[e] = start(self.world, path, y, key, self.dtype, room if y is middle else None)
             for e in stop.last:
                 coming.pop(e).wait()  # also completes what this rank only sent
@@ -164,8 +164,7 @@ class Model:
         left, sums = list(self._uses), dict[int, Array]()
         coming: dict[int, Pending] = {}
         for stop in reversed(self._stops):
-            layer = stop.layer
-            dy = self._collect(stop, coming)
+            layer, dy = stop.layer, self._collect(stop, coming)
             if not stop.works:
                 found = [np.zeros((0,) * len(need), self.dtype) for need in layer.needs]
             elif layer is self.loss:
@@ -175,10 +174,13 @@ class Model:
             for e, dx, back in zip(stop.inputs, found, stop.gives, strict=True):
                 if back is None:
                     continue
-                sums[e] = pointwise.add(self.engine, [sums[e], dx]) if e in sums else dx
+                if e in sums:
+                    dx = pointwise.add(self.engine, [sums.pop(e), dx])
                 left[e] -= 1
-                if left[e] == 0:
-                    coming[e] = start(self.world, back[0], sums.pop(e), back[1], self.dtype)
+                if left[e]:
+                    sums[e] = dx
+                else:
+                    coming[e] = start(self.world, back[0], dx, back[1], self.dtype)
             if stop.works:
                 layer.weigh()
                 if last:
@@ -218,10 +220,10 @@ class Model:
 
     def _collect(self, stop: Stop, coming: dict[int, Pending]) -> Array:
         """Return the gradient of a layer's output: the sum of what its edges give back."""
+        if len(stop.leaves) == 1:
+            return coming.pop(stop.leaves[0][0]).wait()
         parts = [coming.pop(e).wait() for e, _, _ in stop.leaves]
-        if len(parts) > 1:
-            return pointwise.add(self.engine, parts)
-        return parts[0] if parts else self._nothing(stop.layer)
+        return pointwise.add(self.engine, parts) if parts else self._nothing(stop.layer)
 
     def _read(self, edge: Edge, x: Array) -> Pending:
         """Return an input edge, which has arrived: the loader read it."""

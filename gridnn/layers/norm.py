@@ -54,10 +54,10 @@ class BatchNormalisation(Layer):
         x, statistics, y = self._kept
         del self._kept
         sums = self._sum(norm.backward_sums(self.engine, x, statistics, dy, y), "backward")
-        self.parameters["beta"].grad += sums[0].astype(self.dtype)
-        self.parameters["gamma"].grad += sums[1].astype(self.dtype)
-        gamma = self.parameters["gamma"].value
-        return [norm.backward_apply(self.engine, x, statistics, gamma, dy, sums, self._count, y)]
+        gamma, (of_beta, of_gamma) = self.parameters["gamma"], sums.astype(self.dtype)
+        self.parameters["beta"].grad += of_beta
+        gamma.grad += of_gamma
+        return [norm.backward_apply(self.engine, x, statistics, gamma.value, dy, sums, self._count, y)]
 
     def _sum(self, sums: Array, direction: str) -> Array:
         return self.sum_over(self.placed.placement.statistics, sums, direction)

@@ -8,6 +8,7 @@ Where nothing is owed, bias and ReLU are the kernel's last touch on each tile (`
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TypedDict
 
 from gridnn.comm.world import Array
@@ -25,7 +26,7 @@ class Epilogue(TypedDict):
 class Weighted(Layer):
     """A layer with a weight and perhaps a bias."""
 
-    @property
+    @cached_property
     def epilogue(self) -> Epilogue:
         """Bias and ReLU, where the output is at rest as computed."""
         return {"bias": self._bias, "relu": self.rectified} if self.settled else {"bias": None, "relu": False}
@@ -52,6 +53,6 @@ class Weighted(Layer):
         fresh, weight.fresh = weight.fresh, False
         return fresh
 
-    @property
+    @cached_property
     def _bias(self) -> Array | None:
         return self.parameters["bias"].value if "bias" in self.parameters else None

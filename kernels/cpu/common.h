@@ -4,6 +4,7 @@
  * Vectors are GCC's generic ones: the same source is AVX-512, AVX2, NEON or SSE, and a vector wider than the
  * machine's is still correct, which is how the widest code is tested anywhere.
  *
+ * arrays     as NumPy keeps them, so that a caller hands over addresses only; NULL where one is missing
  * memory     N, D, H, W, C with unit stride along C; other strides are free (a block may be the middle of a buffer)
  * threads    OpenMP, as many as gridnn_set_threads was told; a parallel region only where there is work for it
  * guarantee  results do not depend on strides; sums over samples and space are made in double
@@ -47,12 +48,35 @@ typedef sint ivec __attribute__((vector_size(VB), aligned(sizeof(real)), may_ali
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
 
-/* An array (N, C, D, H, W) in memory; missing space dims are 1. Strides in elements. */
+/* A NumPy array behind the head that it has as a Python object; strides in bytes.
+ *
+ * These fields are NumPy's binary interface (PyArrayObject): what is compiled against it reads them here too.
+ */
+typedef struct {
+    void *data;
+    int dims;
+    const intptr_t *extents, *strides;
+} array;
+
+INLINE void *data_of(const array *a) { return a ? a->data : NULL; }
+
+/* An array (N, C, *S) in memory, *S being the last of D, H, W; missing space dims are 1. Strides in elements. */
 typedef struct {
     real *at;
     int64_t n, d, h, w, c;
     int64_t sn, sd, sh, sw;
 } block;
+
+static inline block block_of_bytes(const array *a, int64_t each) {
+    const intptr_t *extent = a->extents + a->dims, *stride = a->strides + a->dims;
+    block b = {.at = a->data, .n = a->extents[0], .d = 1, .h = 1, .w = 1, .c = a->extents[1], .sn = a->strides[0] / each};
+    if (a->dims > 2) b.w = extent[-1], b.sw = stride[-1] / each;
+    if (a->dims > 3) b.h = extent[-2], b.sh = stride[-2] / each;
+    if (a->dims > 4) b.d = extent[-3], b.sd = stride[-3] / each;
+    return b;
+}
+
+static inline block block_of(const array *a) { return block_of_bytes(a, sizeof(real)); }
 
 INLINE vec load(const real *p) { return *(const vec *)p; }
 INLINE void store(real *p, vec v) { *(vec *)p = v; }

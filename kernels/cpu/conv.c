@@ -6,7 +6,7 @@
  * Both say: target[first + step j] = sum over taps of source[jump j + offset(tap)] W(tap), dim by dim.  Backward data with
  * stride s is s such walks a dim, one a phase i mod s, each with the taps that divide.  A tap outside the source reads zeros.
  *
- * memory     source and target N, D, H, W, C with any outer strides; weights K, T, R, S, C / G, packed by conv_pack
+ * memory     source and target N, D, H, W, C with any outer strides; weights K, T, R, S, C / G without gaps
  * groups     all in one walk: the pointers of a few tiles serve every group, which reads and writes its own channels
  * threads    blocks of target positions; each keeps its sums while the packed weights of a few taps stay in the cache
  * guarantee  any extents, tails by narrower tiles; the same bits for any number of threads
@@ -45,7 +45,7 @@ INLINE run run_number(int64_t i, int64_t taps, int64_t depth) {
  * turned 0: lines are input channels, columns output channels (forward); 1: the reverse (backward data).
  * w is (groups, outs, kernel, ins); outs and ins are those of a group.
  */
-EXPORT void FN(conv_pack)(const real *w, const walk *k, int64_t outs, int64_t ins, int64_t kernel, int64_t groups, int turned, real *to) {
+static void pack(const real *w, const walk *k, int64_t outs, int64_t ins, int64_t kernel, int64_t groups, int turned, real *to) {
     const int64_t taps = taps_of(k), depth = turned ? outs : ins, columns = turned ? ins : outs, wide = packed(columns);
     const int64_t runs = runs_of(taps, depth), row = kernel * ins;
 #pragma omp parallel for collapse(2) schedule(static) if (WORTH(groups * taps * depth * columns))
@@ -117,18 +117,17 @@ INLINE void point(const block *x, const origins *rows, int64_t taps, const reach
 
 /* Walk: every target position of the walk is written (add 0) or added to (add 1); positions no tap reaches get zero.
  *
- * weights is what conv_pack made; every group reads and writes its own channels.
- * overlaps: targets of one output row share elements (add 1 only), so that a row is one thread's and is walked in order.
+ * weights is what `pack` made; every group reads and writes its own channels.
+ * Where it adds, targets of one output row may share elements: a row is one thread's and is walked in order.
  */
-EXPORT void FN(conv_walk)(const block *x, const walk *k, const real *weights, const block *y, int64_t groups, const real *bias, int relu,
-                          int add, int overlaps) {
+static void go(const block *x, const walk *k, const real *weights, const block *y, int64_t groups, const real *bias, int relu, int add) {
     const int64_t taps = taps_of(k), depth = x->c / groups, columns = y->c / groups, wide = packed(columns);
     const int64_t runs = runs_of(taps, depth), per_sample = k->d.count * k->h.count * k->w.count;
     const int64_t total = y->n * per_sample, threads = omp_get_max_threads();
     /* Rows of a block: their sums stay near the core over all runs; and enough blocks for the threads. */
     int64_t rows = runs > 1 ? least(most(32768 / most(y->c, 1), 48), 384) : 192;
     rows = most(least(rows, (total + 4 * threads - 1) / (4 * threads)), MR);
-    const int64_t unit = overlaps ? most(k->w.count, 1) : MR, batch = groups > 1 ? BATCH : 1;
+    const int64_t unit = add ? most(k->w.count, 1) : MR, batch = groups > 1 ? BATCH : 1;
     rows = (rows + unit - 1) / unit * unit;
     /* Zeros are walked through as rows are, from group to group. */
     real *long_zeros = groups > 1 ? calloc((size_t)(x->c + DEPTH), sizeof(real)) : NULL;
@@ -184,4 +183,18 @@ EXPORT void FN(conv_walk)(const block *x, const walk *k, const real *weights, co
         }
     }
     free(long_zeros);
+}
+
+/* y is, or grows by, the sum of all walks over x, plus bias where there is one, rectified if relu.
+ *
+ * scratch holds G taps depth (columns + 64) elements: the packed weights of a walk.
+ */
+EXPORT void FN(conv)(const array *given_x, const array *given_w, const array *given_y, const course *how, const array *bias, int64_t relu,
+                     const array *scratch) {
+    const block x = block_of(given_x), w = block_of(given_w), y = block_of(given_y);
+    for (int64_t i = 0; i < how->many; i++) {
+        const walk *k = how->walks + i;
+        pack(w.at, k, w.n / how->groups, w.c, w.d * w.h * w.w, how->groups, (int)how->turned, scratch->data);
+        go(&x, k, scratch->data, &y, how->groups, data_of(bias), (int)relu, (int)how->adds);
+    }
 }

@@ -8,7 +8,7 @@
  *       for a tap, a panel of c              its x, packed one line a position, zeros outside
  *         for a few k                        a product over the strip
  *
- * memory     x, dy N, D, H, W, C with any outer strides; dw K, T, R, S, C / G (row stride given)
+ * memory     x, dy N, D, H, W, C with any outer strides; dw K, T, R, S, C / G without gaps
  * threads    strips are dealt out, each thread sums into its own dw, added in the order of the threads; a large dw is shared out
  *            by panels instead, and then has the same bits for any number of threads
  * reference  gridnn/compute/cpu/reference/conv.py
@@ -179,42 +179,22 @@ static void groups_of(const task *all, int64_t groups, int64_t first, int64_t la
         }
 }
 
-/* dw (add 0: is, add 1: grows by) the gradient by the weights of all groups, one at least for each thread.
- *
- * x and dy hold the channels of all groups; scratch holds threads times STRIP K elements, K of one group; the same bits
- * for any number of threads.
- */
-EXPORT void FN(conv_weights_groups)(const block *x, const block *dy, const int64_t *geometry, real *dw, int64_t row, int64_t groups, int add,
-                                    real *scratch) {
-    const axis *axes = (const axis *)geometry;
-    task k = {.x = x, .dy = dy, .d = axes[0], .h = axes[1], .w = axes[2], .dw = dw, .row = row};
-    k.taps = k.d.kernel * k.h.kernel * k.w.kernel, k.panels = (x->c / groups + NR - 1) / NR;
-    k.positions = dy->n * k.d.out * k.h.out * k.w.out;
-    if (k.positions == 0 && !add)
-        for (int64_t j = 0; j < dy->c; j++) memset(dw + j * row, 0, (size_t)(k.taps * x->c / groups) * sizeof(real));
-#pragma omp parallel if (WORTH(k.positions * dy->c))
+/* All groups, one at least for each thread; the same bits for any number of threads. */
+static void deal_groups(const task *k, int64_t groups, int add, real *scratch) {
+#pragma omp parallel if (WORTH(k->positions * k->dy->c))
     {
         const int64_t me = omp_get_thread_num(), team = omp_get_num_threads();
-        groups_of(&k, groups, groups * me / team, groups * (me + 1) / team, add, scratch + me * STRIP * (dy->c / groups));
+        groups_of(k, groups, groups * me / team, groups * (me + 1) / team, add, scratch + me * STRIP * (k->dy->c / groups));
     }
 }
 
-/* The same of one group.
- *
- * x and dy hold the channels of the group; geometry is 18 integers, an axis each for d, h, w; dw rows are `row` apart.
- * scratch holds STRIPS times STRIP K elements, STRIPS the larger of 4 and the threads.
- * partial holds (threads - 1) times K taps C elements, or is NULL: then threads share dw out instead of the positions.
- */
-EXPORT void FN(conv_weights)(const block *x, const block *dy, const int64_t *geometry, real *dw, int64_t row, int add, real *scratch,
-                             real *partial) {
-    const axis *axes = (const axis *)geometry;
-    task k = {.x = x, .dy = dy, .d = axes[0], .h = axes[1], .w = axes[2], .dw = dw, .row = row};
-    k.taps = k.d.kernel * k.h.kernel * k.w.kernel, k.panels = (x->c + NR - 1) / NR;
-    k.positions = dy->n * k.d.out * k.h.out * k.w.out;
+/* One group by all threads. */
+static void one_group(task k, int add, real *scratch, real *partial) {
+    const block *x = k.x, *dy = k.dy;
+    real *const dw = k.dw;
+    const int64_t row = k.row;
     const int64_t whole = k.taps * x->c, size = dy->c * whole, units = k.taps * k.panels, strips = (k.positions + STRIP - 1) / STRIP;
     const int threads = WORTH(k.positions * dy->c) ? omp_get_max_threads() : 1;
-    if (strips == 0 && !add)
-        for (int64_t j = 0; j < dy->c; j++) memset(dw + j * row, 0, (size_t)whole * sizeof(real));
     if (threads == 1 || partial) {
 #pragma omp parallel num_threads(threads)
         {
@@ -250,4 +230,29 @@ EXPORT void FN(conv_weights)(const block *x, const block *dy, const int64_t *geo
             for (int64_t i = group; i < stop; i++)
                 panel_of(&k, u, i * STRIP, least((i + 1) * STRIP, k.positions), scratch + (i - group) * STRIP * dy->c, add || i > 0);
     }
+}
+
+/* dw (add 0: is, add 1: grows by) the gradient by the weights of all groups.
+ *
+ * geometry  an axis each for d, h, w
+ * scratch   STRIPS times STRIP K elements, K of one group, STRIPS the larger of 4 and the threads
+ * partial   (threads - 1) times the dw of one group, or NULL: then threads share dw out instead of the positions
+ */
+EXPORT void FN(conv_weights)(const array *given_x, const array *given_dy, const array *given_dw, const axis *geometry, int64_t groups,
+                             int64_t add, const array *scratch, const array *partial) {
+    const block all_x = block_of(given_x), all_dy = block_of(given_dy), dw = block_of(given_dw);
+    block x = all_x, dy = all_dy;
+    task k = {.x = &x, .dy = &dy, .d = geometry[0], .h = geometry[1], .w = geometry[2], .dw = dw.at, .row = dw.d * dw.h * dw.w * dw.c};
+    k.taps = k.d.kernel * k.h.kernel * k.w.kernel, k.panels = (dw.c + NR - 1) / NR;
+    k.positions = dy.n * k.d.out * k.h.out * k.w.out;
+    if (k.positions == 0) {
+        if (!add) memset(dw.at, 0, (size_t)(dw.n * k.row) * sizeof(real));
+    } else if (groups > omp_get_max_threads())
+        deal_groups(&k, groups, (int)add, scratch->data);
+    else
+        for (int64_t g = 0; g < groups; g++) {
+            x.c = dw.c, dy.c = dw.n / groups;
+            x.at = all_x.at + g * x.c, dy.at = all_dy.at + g * dy.c, k.dw = dw.at + g * dy.c * k.row;
+            one_group(k, (int)add, scratch->data, data_of(partial));
+        }
 }

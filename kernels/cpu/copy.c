@@ -1,7 +1,7 @@
 /* Copies between any two layouts of an array, such as N C H W memory and channels-last memory.
  *
  * formula    y = x
- * memory     up to five dims with any strides; dims that follow one another in both are folded
+ * memory     any strides, up to five dims; dims that follow one another in both are folded
  *            The dim that is contiguous in y is the inner one. Where x is contiguous along another dim the two make
  *            tiles, so that both sides use whole cache lines:
  *
@@ -49,13 +49,16 @@ static void tile(const real *x, real *y, axis outer, axis inner) {
     for (; i < outer.extent; i++) line(x + i + j * inner.sx, inner.sx, y + i * outer.sy + j, 1, inner.extent - j);
 }
 
-EXPORT void FN(copy)(const real *x, real *y, const int64_t *extents, const int64_t *sx, const int64_t *sy) {
+EXPORT void FN(copy)(const array *given_x, const array *given_y) {
+    const real *x = given_x->data;
+    real *y = given_y->data;
     axis axes[5];
     int count = 0;
-    int64_t total = 1;
-    for (int dim = 0; dim < 5; dim++) {
-        total *= extents[dim];
-        if (extents[dim] != 1) axes[count++] = (axis){extents[dim], sx[dim], sy[dim]};
+    int64_t total = 1, size = sizeof(real);
+    for (int dim = 0; dim < given_x->dims; dim++) {
+        const int64_t extent = given_x->extents[dim];
+        total *= extent;
+        if (extent != 1) axes[count++] = (axis){extent, given_x->strides[dim] / size, given_y->strides[dim] / size};
     }
     for (int i = 1; i < count; i++) /* by the strides of y, the largest first */
         for (int j = i; j > 0 && axes[j - 1].sy < axes[j].sy; j--) {

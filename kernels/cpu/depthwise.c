@@ -8,7 +8,7 @@
  * A tile is a few outputs; its sums stay in registers while taps pass, then come the next channels of the same outputs.
  * What a tile reads is a table of pointers, to zeros outside x, made once for all channels (see depthwise_tiles.h).
  *
- * memory     source and target N, D, H, W, C with any outer strides; weights packed by depthwise_pack
+ * memory     source and target N, D, H, W, C with any outer strides; weights K, T, R, S, M without gaps
  * threads    rows of a sample; no two write one element
  * guarantee  any extents with C >= VL; the last vector may lie over the one before, the last slide of a row over the one
  *            before, and write the same numbers again; the same bits for any number of threads
@@ -20,7 +20,7 @@
 enum { UNIT_BYTES = 128 << 10 }; /* of the source that a thread goes through for one walk before it takes the next walk */
 
 /* The weights of all groups, (C, taps, M) in memory, as C / VL, taps, M, VL; turned: M in and M out are swapped. */
-EXPORT void FN(depthwise_pack)(const real *w, int64_t c, int64_t taps, int64_t m, int turned, real *to) {
+static void pack(const real *w, int64_t c, int64_t taps, int64_t m, int turned, real *to) {
     for (int64_t i = 0; i * VL < c; i++)
         for (int64_t t = 0; t < taps; t++)
             for (int64_t j = 0; j < m; j++, to += VL)
@@ -136,10 +136,16 @@ static void by_slides(const hands *own, const block *x, const block *y, int64_t 
 
 /* Every target position of all walks is written: y = sums of x by weights, plus bias (or NULL), rectified if relu.
  *
- * weights is what depthwise_pack made, of `kernel` taps in all.
+ * scratch holds the weights, packed: as many elements as they have, K rounded up to whole vectors.
  */
-EXPORT void FN(depthwise_walk)(const block *x, const walk *walks, int64_t many, const real *weights, int64_t kernel, const block *y,
-                               const real *bias, int relu, int64_t m) {
+EXPORT void FN(depthwise)(const array *given_x, const array *given_w, const array *given_y, const course *how, const array *given_bias,
+                          int64_t relu, const array *scratch) {
+    const block source = block_of(given_x), w = block_of(given_w), target = block_of(given_y), *x = &source, *y = &target;
+    const walk *walks = how->walks;
+    const int64_t m = w.c, kernel = w.d * w.h * w.w, many = how->many;
+    const real *bias = data_of(given_bias);
+    real *weights = scratch->data;
+    pack(w.at, w.n, kernel, m, (int)how->turned, weights);
     int64_t most_taps = 1, most_rows = 1;
     for (int64_t i = 0; i < many; i++)
         most_taps = most(most_taps, taps_of(walks + i)), most_rows = most(most_rows, walks[i].d.count * walks[i].h.count);
@@ -150,7 +156,7 @@ EXPORT void FN(depthwise_walk)(const block *x, const walk *walks, int64_t many, 
 #pragma omp parallel if (WORTH(positions(y) * y->c * m))
     {
         hands own = hands_for(most_taps, y->c);
-        const job each = {.c = y->c, .all = kernel * m * VL, .ind = own.ind, .weights = weights, .bias = bias, .relu = relu};
+        const job each = {.c = y->c, .all = kernel * m * VL, .ind = own.ind, .weights = weights, .bias = bias, .relu = (int)relu};
 #pragma omp for schedule(dynamic)
         for (int64_t unit = 0; unit < y->n * parts; unit++) {
             const int64_t n = unit / parts, part = unit % parts;

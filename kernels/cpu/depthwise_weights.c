@@ -118,9 +118,11 @@ INLINE int64_t slot_of(int64_t c, int64_t channels) {
 }
 
 /* dw (add 0: is, add 1: grows by) the gradient by the weights of all groups; geometry is an axis each for d, h, w. */
-EXPORT void FN(depthwise_weights)(const block *x, const block *dy, const int64_t *geometry, real *dw, int add, int64_t m) {
-    const axis *axes = (const axis *)geometry, d = axes[0], h = axes[1], w = axes[2];
-    const int64_t c = x->c, taps = d.kernel * h.kernel * w.kernel, width = (c + VL - 1) / VL * VL, size = taps * m * width;
+EXPORT void FN(depthwise_weights)(const array *given_x, const array *given_dy, const array *given_dw, const axis *geometry, int64_t add) {
+    const block source = block_of(given_x), target = block_of(given_dy), *x = &source, *dy = &target;
+    const axis d = geometry[0], h = geometry[1], w = geometry[2];
+    real *dw = given_dw->data;
+    const int64_t m = given_dw->extents[1], c = x->c, taps = d.kernel * h.kernel * w.kernel, width = (c + VL - 1) / VL * VL, size = taps * m * width;
     const int64_t deep = least(most(NEAR / most(w.out, 1), 1), most(h.out, 1)), blocks = (h.out + deep - 1) / deep;
     const int64_t units = dy->n * d.out * blocks, wide = most(4 / m, 1) * VL;
     const int threads = WORTH(units * deep * w.out * c * m) ? omp_get_max_threads() : 1, kind = __builtin_ctzll((uint64_t)m);

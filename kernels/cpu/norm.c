@@ -77,8 +77,8 @@ static void sum_rows(sources at, int64_t count, const real *m, real *first, real
 }
 
 /* Both sums of every channel into sums (2, C); `g` and `y` may be NULL. */
-static void two_sums(const block *given_x, const block *given_g, const block *given_y, const double *middle, double *sums) {
-    block x = *given_x, g = given_g ? *given_g : x, y = given_y ? *given_y : x;
+static void two_sums(const array *given_x, const array *given_g, const array *given_y, const double *middle, double *sums) {
+    block x = block_of(given_x), g = given_g ? block_of(given_g) : x, y = given_y ? block_of(given_y) : x;
     fold((block *[]){&x, &g, &y}, 3);
     const int64_t total = positions(&x), c = x.c, period = period_of(c), length = period * c;
     const int64_t group = 64 * period; /* positions until the slots go to float64 */
@@ -124,12 +124,16 @@ static void two_sums(const block *given_x, const block *given_g, const block *gi
     free(all_sums);
 }
 
-EXPORT void FN(norm_moments)(const block *x, const double *shift, double *sums) { two_sums(x, NULL, NULL, shift, sums); }
+/* Vectors are float64, those of a layer's parameters as its data: shift (C,), sums (2, C). */
+EXPORT void FN(norm_moments)(const array *x, const array *shift, const array *sums) { two_sums(x, NULL, NULL, shift->data, sums->data); }
 
-/* vectors (2, C): mean, inv_std. */
-EXPORT void FN(norm_backward_sums)(const block *x, const block *y, const block *dy, const double *vectors, double *sums) {
-    two_sums(x, dy, y, vectors, sums);
-    for (int64_t j = 0; j < x->c; j++) sums[x->c + j] *= vectors[x->c + j];
+/* statistics (2, C): mean, inv_std. */
+EXPORT void FN(norm_backward_sums)(const array *x, const array *y, const array *dy, const array *statistics, const array *given_sums) {
+    const int64_t c = x->extents[1];
+    const double *mean = statistics->data, *inv_std = mean + c;
+    double *sums = given_sums->data;
+    two_sums(x, dy, y, mean, sums);
+    for (int64_t j = 0; j < c; j++) sums[c + j] *= inv_std[j];
 }
 
 /* One row of an elementwise pass. Forward: (x - m) s + b, + extra, relu. Backward: g s - b - (x - m) r. */
@@ -187,8 +191,8 @@ static void pass_rows(int what, const real *x, const real *extra, const real *ma
 }
 
 /* An elementwise pass over blocks; those it does not use are given as x. coefficients (4, C): m, s, b, r. */
-static void pass(int what, const block *const *given, const double *coefficients) {
-    block x = *given[0], extra = *given[1], mask = *given[2], out = *given[3];
+static void pass(int what, const array *const *given, const double *coefficients) {
+    block x = block_of(given[0]), extra = block_of(given[1]), mask = block_of(given[2]), out = block_of(given[3]);
     fold((block *[]){&x, &extra, &mask, &out}, 4);
     const int64_t total = positions(&x), c = x.c, period = period_of(c), length = period * c;
     const int dense = x.sw == c && extra.sw == c && mask.sw == c && out.sw == c;
@@ -218,33 +222,37 @@ static void pass(int what, const block *const *given, const double *coefficients
     free(v);
 }
 
-/* vectors (4, C): mean, inv_std, gamma, beta. */
-EXPORT void FN(norm_apply)(const block *x, const block *add, const block *y, const double *vectors, int relu) {
-    const int64_t c = x->c;
+EXPORT void FN(norm_apply)(const array *x, const array *add, const array *y, const array *statistics, const array *given_gamma,
+                           const array *given_beta, int64_t relu) {
+    const int64_t c = x->extents[1];
+    const double *mean = statistics->data, *inv_std = mean + c;
+    const real *gamma = given_gamma->data, *beta = given_beta->data;
     double *v = scratch(4 * c * (int64_t)sizeof(double));
     for (int64_t j = 0; j < c; j++) {
-        v[j] = vectors[j];
-        v[c + j] = vectors[c + j] * vectors[2 * c + j];
-        v[2 * c + j] = vectors[3 * c + j];
+        v[j] = mean[j];
+        v[c + j] = inv_std[j] * (double)gamma[j];
+        v[2 * c + j] = beta[j];
         v[3 * c + j] = 0;
     }
-    pass((add ? ADD : 0) | (relu ? RECTIFY : 0), (const block *[]){x, add ? add : x, x, y}, v);
+    pass((add ? ADD : 0) | (relu ? RECTIFY : 0), (const array *[]){x, add ? add : x, x, y}, v);
     free(v);
 }
 
-/* vectors (5, C): mean, inv_std, gamma, and both backward sums over the count of all ranks. */
-EXPORT void FN(norm_backward_apply)(const block *x, const block *y, const block *dy, const block *dx, const double *vectors,
-                                    int64_t count) {
-    const int64_t c = x->c;
+/* sums (2, C): both backward sums, like count over all ranks. */
+EXPORT void FN(norm_backward_apply)(const array *x, const array *y, const array *dy, const array *dx, const array *statistics,
+                                    const array *given_gamma, const array *given_sums, int64_t count) {
+    const int64_t c = x->extents[1];
+    const double *mean = statistics->data, *inv_std = mean + c, *sums = given_sums->data;
+    const real *gamma = given_gamma->data;
     double *v = scratch(4 * c * (int64_t)sizeof(double));
     for (int64_t j = 0; j < c; j++) {
-        const double inv_std = vectors[c + j], scale = inv_std * vectors[2 * c + j];
-        v[j] = vectors[j];
+        const double scale = inv_std[j] * (double)gamma[j];
+        v[j] = mean[j];
         v[c + j] = scale;
-        v[2 * c + j] = scale * vectors[3 * c + j] / (double)most(count, 1);
-        v[3 * c + j] = scale * vectors[4 * c + j] / (double)most(count, 1) * inv_std;
+        v[2 * c + j] = scale * sums[j] / (double)most(count, 1);
+        v[3 * c + j] = scale * sums[c + j] / (double)most(count, 1) * inv_std[j];
     }
-    pass(BACKWARD | (y ? MASKED : 0), (const block *[]){x, dy, y ? y : x, dx}, v);
+    pass(BACKWARD | (y ? MASKED : 0), (const array *[]){x, dy, y ? y : x, dx}, v);
     free(v);
 }
 
@@ -253,8 +261,11 @@ EXPORT void FN(norm_backward_apply)(const block *x, const block *y, const block 
  *
  * sums (2, C) of x - running mean and of its square; running (2, C) mean and variance; out (2, C).
  */
-EXPORT void FN(norm_statistics)(const double *sums, int64_t channels, double count, double momentum, double eps, double *mean,
-                                double *variance, double *out) {
+EXPORT void FN(norm_statistics)(const array *given_sums, double count, double momentum, double eps, const array *given_mean,
+                                const array *given_variance, const array *given_out) {
+    const int64_t channels = given_mean->extents[0];
+    const double *sums = given_sums->data;
+    double *mean = given_mean->data, *variance = given_variance->data, *out = given_out->data;
     const double spare = count / (count > 1 ? count - 1 : 1); /* unbiased, as the running variance is */
     for (int64_t c = 0; c < channels; c++) {
         const double first = sums[c] / count, second = sums[channels + c] / count;

@@ -37,8 +37,8 @@ static void span(int op, const real *a, const real *b, real *y, int64_t n) {
     }
 }
 
-static void each(int op, const block *given_a, const block *given_b, const block *given_y) {
-    block a = *given_a, b = *given_b, y = *given_y;
+static void each(int op, const array *given_a, const array *given_b, const array *given_y) {
+    block a = block_of(given_a), b = block_of(given_b), y = block_of(given_y);
     fold((block *[]){&a, &b, &y}, 3);
     const int64_t total = positions(&y), c = y.c, unit = most(1024 / c, 1);
     const int dense = a.sw == c && b.sw == c && y.sw == c;
@@ -59,11 +59,11 @@ static void each(int op, const block *given_a, const block *given_b, const block
     }
 }
 
-EXPORT void FN(relu)(const block *x, const block *y) { each(RELU, x, x, y); }
+EXPORT void FN(relu)(const array *x, const array *y) { each(RELU, x, x, y); }
 
-EXPORT void FN(relu_backward)(const block *y, const block *dy, const block *dx) { each(RELU_BACKWARD, y, dy, dx); }
+EXPORT void FN(relu_backward)(const array *y, const array *dy, const array *dx) { each(RELU_BACKWARD, y, dy, dx); }
 
-EXPORT void FN(add)(const block *a, const block *b, const block *y, int relu) {
+EXPORT void FN(add)(const array *a, const array *b, const array *y, int64_t relu) {
     each(relu ? ADD_RELU : ADD, a, b, y);
 }
 
@@ -87,8 +87,9 @@ static void bias_span(real *y, int64_t step, int64_t count, const real *b, int64
         bias_columns(y, step, count, b, length, 0);
 }
 
-EXPORT void FN(bias)(const block *given, const real *b, int relu) {
-    block y = *given;
+EXPORT void FN(bias)(const array *given, const array *given_b, int64_t relu) {
+    block y = block_of(given);
+    const real *b = given_b->data;
     fold((block *[]){&y}, 1);
     const int64_t total = positions(&y), c = y.c, period = period_of(c), length = period * c;
     real *pattern = scratch(length * (int64_t)sizeof(real));
@@ -151,10 +152,11 @@ static void gradient_span(const real *dy, int64_t sd, const real *y, int64_t sy,
     }
 }
 
-/* `given_y` and `given_dx` are NULL where nothing is masked; db has room for C numbers of float64. */
-EXPORT void FN(bias_gradient)(const block *given, const block *given_y, const block *given_dx, double *db) {
+/* `given_y` and `given_dx` are NULL where nothing is masked; db grows by the sums, which are made in float64. */
+EXPORT void FN(bias_gradient)(const array *given, const array *given_y, const array *given_dx, const array *given_db) {
     const int masked = given_y != NULL;
-    block dy = *given, y = masked ? *given_y : dy, dx = masked ? *given_dx : dy;
+    block dy = block_of(given), y = masked ? block_of(given_y) : dy, dx = masked ? block_of(given_dx) : dy;
+    real *db = given_db->data;
     fold((block *[]){&dy, &y, &dx}, 3);
     const int64_t total = positions(&dy), c = dy.c, period = period_of(c), length = period * c;
     const int64_t group = 64 * period; /* positions until the slots go to float64 */
@@ -188,8 +190,11 @@ EXPORT void FN(bias_gradient)(const block *given, const block *given_y, const bl
             }
         }
     }
-    for (int t = 0; t < most_threads; t++)
-        for (int64_t j = 0; j < c; j++) db[j] += sums[t * c + j];
+    for (int64_t j = 0; j < c; j++) {
+        double sum = 0;
+        for (int t = 0; t < most_threads; t++) sum += sums[t * c + j];
+        db[j] += (real)sum;
+    }
     free(sums);
     free(all_slots);
 }

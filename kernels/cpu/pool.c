@@ -88,8 +88,8 @@ INLINE void max_columns(const window *of, const block *x, const real *at, const 
     for (int i = 0; i < wide * VL; i++) saved[i] = (uint8_t)numbers[i];
 }
 
-EXPORT void FN(pool_max_forward)(const block *x, const block *y, const block *given_saved, const window *of) {
-    const block s = *given_saved;
+EXPORT void FN(pool_max_forward)(const array *given_x, const array *given_y, const array *given_saved, const window *of) {
+    const block in = block_of(given_x), outs = block_of(given_y), s = block_of_bytes(given_saved, 1), *x = &in, *y = &outs;
     uint8_t *saved_at = (uint8_t *)s.at;
     const int64_t rows = y->n * y->d * y->h, c = y->c;
 #pragma omp parallel for schedule(static) if (WORTH(rows * y->w * c))
@@ -142,8 +142,9 @@ INLINE void gather_max(const window *of, const meetings *m, const block *dy, con
     for (int k = 0; k < wide; k++) store(dx + k * VL, sum[k]);
 }
 
-EXPORT void FN(pool_max_backward)(const block *dy, const block *given_saved, const block *dx, const window *of) {
-    const block *s = given_saved;
+EXPORT void FN(pool_max_backward)(const array *given_dy, const array *given_saved, const array *given_dx, const window *of) {
+    const block in = block_of(given_dx), outs = block_of(given_dy), won = block_of_bytes(given_saved, 1);
+    const block *dx = &in, *dy = &outs, *s = &won;
     const meetings m[3] = {meetings_of(of, 0, dx->d, dy->d), meetings_of(of, 1, dx->h, dy->h),
                            meetings_of(of, 2, dx->w, dy->w)};
     const int64_t rows = dx->n * dx->d * dx->h, c = dx->c;
@@ -184,7 +185,8 @@ INLINE void average_columns(const window *of, const block *x, const real *at, co
     for (int k = 0; k < wide; k++) store(y + k * VL, sum[k] * share);
 }
 
-EXPORT void FN(pool_average_forward)(const block *x, const block *y, const window *of, int count_pad) {
+EXPORT void FN(pool_average_forward)(const array *given_x, const array *given_y, const window *of, int64_t count_pad) {
+    const block in = block_of(given_x), outs = block_of(given_y), *x = &in, *y = &outs;
     const int64_t rows = y->n * y->d * y->h, c = y->c;
 #pragma omp parallel for schedule(static) if (WORTH(rows * y->w * c))
     for (int64_t row = 0; row < rows; row++) {
@@ -219,7 +221,8 @@ INLINE void gather_average(const meetings *m, const block *dy, double *const *sh
     for (int k = 0; k < wide; k++) store(dx + k * VL, sum[k]);
 }
 
-EXPORT void FN(pool_average_backward)(const block *dy, const block *dx, const window *of, int count_pad) {
+EXPORT void FN(pool_average_backward)(const array *given_dy, const array *given_dx, const window *of, int64_t count_pad) {
+    const block in = block_of(given_dx), out = block_of(given_dy), *dx = &in, *dy = &out;
     const int64_t outs[3] = {dy->d, dy->h, dy->w}, extents[3] = {dx->d, dx->h, dx->w};
     meetings m[3];
     double *shares[3];
@@ -255,7 +258,8 @@ EXPORT void FN(pool_average_backward)(const block *dy, const block *dx, const wi
 }
 
 /* y (N, C) = sum over space: 64 positions in registers or slots, then float64. */
-EXPORT void FN(pool_sum_space)(const block *x, const block *y) {
+EXPORT void FN(pool_sum_space)(const array *given_x, const array *given_y) {
+    const block in = block_of(given_x), out = block_of(given_y), *x = &in, *y = &out;
     const int64_t c = x->c, inside = x->d * x->h * x->w;
 #pragma omp parallel if (WORTH(inside * x->n * c))
     {
@@ -284,8 +288,8 @@ EXPORT void FN(pool_sum_space)(const block *x, const block *y) {
 }
 
 /* dx = dy (N, C) at every position. */
-EXPORT void FN(pool_spread_space)(const block *dy, const block *given_dx) {
-    const block dx = *given_dx;
+EXPORT void FN(pool_spread_space)(const array *given_dy, const array *given_dx) {
+    const block given = block_of(given_dy), dx = block_of(given_dx), *dy = &given;
     const int64_t rows = dx.n * dx.d * dx.h, c = dx.c;
 #pragma omp parallel for schedule(static) if (WORTH(rows * dx.w * c))
     for (int64_t row = 0; row < rows; row++) {

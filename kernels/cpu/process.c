@@ -21,4 +21,10 @@ EXPORT void gridnn_set_threads(int threads) { omp_set_num_threads(threads); }
 
 EXPORT int gridnn_threads(void) { return omp_get_max_threads(); }
 
+/* Whether an array of two dims of bytes is seen as it is: its address, extents and strides. */
+EXPORT int gridnn_sees(const array *a, const void *data, int64_t rows, int64_t columns, int64_t row_bytes) {
+    return a->data == data && a->dims == 2 && a->extents[0] == rows && a->extents[1] == columns && a->strides[0] == row_bytes &&
+           a->strides[1] == 1;
+}
+
 #endif

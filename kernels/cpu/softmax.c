@@ -104,8 +104,9 @@ static void row_gradient(const real *row, int64_t k, real top, real share, real 
     if (j < k) store_end(out, j, k, (exponential(load_end(row, j, k, top) - top) * share - uniform) * weight);
 }
 
-EXPORT void FN(softmax_max)(const block *given, real *top) {
-    block x = *given;
+EXPORT void FN(softmax_max)(const array *given, const array *given_top) {
+    block x = block_of(given);
+    real *top = given_top->data;
     fold((block *[]){&x}, 1);
     const int64_t total = positions(&x);
 #pragma omp parallel for schedule(static) if (WORTH(total * x.c))
@@ -113,8 +114,11 @@ EXPORT void FN(softmax_max)(const block *given, real *top) {
 }
 
 /* sums (3, positions) */
-EXPORT void FN(softmax_sums)(const block *given, const real *top, const int64_t *labels, int64_t k_start, double *sums) {
-    block x = *given;
+EXPORT void FN(softmax_sums)(const array *given, const array *given_top, const array *given_labels, int64_t k_start, const array *given_sums) {
+    block x = block_of(given);
+    const real *top = given_top->data;
+    const int64_t *labels = given_labels->data;
+    double *sums = given_sums->data;
     fold((block *[]){&x}, 1);
     const int64_t total = positions(&x);
 #pragma omp parallel for schedule(static) if (WORTH(total * x.c))
@@ -126,9 +130,12 @@ EXPORT void FN(softmax_sums)(const block *given, const real *top, const int64_t 
     }
 }
 
-EXPORT void FN(softmax_gradient)(const block *given, const real *top, const double *sum_exp, const int64_t *labels,
-                                 int64_t k_start, double uniform, double picked, const double *weight, const block *given_dx) {
-    block x = *given, dx = *given_dx;
+EXPORT void FN(softmax_gradient)(const array *given, const array *given_top, const array *given_sum_exp, const array *given_labels,
+                                 int64_t k_start, double uniform, double picked, const array *given_weight, const array *given_dx) {
+    block x = block_of(given), dx = block_of(given_dx);
+    const real *top = given_top->data;
+    const double *sum_exp = given_sum_exp->data, *weight = given_weight->data;
+    const int64_t *labels = given_labels->data;
     fold((block *[]){&x, &dx}, 2);
     const int64_t total = positions(&x);
 #pragma omp parallel for schedule(static) if (WORTH(total * x.c))

@@ -81,24 +81,24 @@ static void update(int rule, const rates *r, real *w, const real *g, real *m, re
 }
 
 /* velocity is NULL without momentum. */
-EXPORT void FN(update_sgd)(real *w, const real *g, real *velocity, int64_t n, double lr, double momentum, int nesterov,
+EXPORT void FN(update_sgd)(const array *w, const array *g, const array *velocity, double lr, double momentum, int64_t nesterov,
                            double decay, double scale) {
     const rates r = {.lr = (real)lr, .momentum = (real)momentum, .decay = (real)decay, .scale = (real)scale};
-    update(velocity == NULL ? SGD : nesterov ? NESTEROV : MOMENTUM, &r, w, g, NULL, velocity, n);
+    update(velocity == NULL ? SGD : nesterov ? NESTEROV : MOMENTUM, &r, w->data, g->data, NULL, data_of(velocity), w->extents[0]);
 }
 
 /* keep: factor on w before the step; root and step: the bias corrections of the second and of the first moment. */
-EXPORT void FN(update_adam)(real *w, const real *g, real *m, real *v, int64_t n, double beta1, double beta2, double eps,
+EXPORT void FN(update_adam)(const array *w, const array *g, const array *m, const array *v, double beta1, double beta2, double eps,
                             double decay, double scale, double keep, double root, double step) {
     const rates r = {.decay = (real)decay, .scale = (real)scale, .keep = (real)keep, .beta2 = (real)beta2,
                      .rest1 = (real)(1 - beta1), .rest2 = (real)(1 - beta2), .root = (real)root, .eps = (real)eps,
                      .step = (real)step};
-    update(ADAM, &r, w, g, m, v, n);
+    update(ADAM, &r, w->data, g->data, m->data, v->data, w->extents[0]);
 }
 
 /* lr: the learning rate times the layer's own. */
-EXPORT void FN(update_lars)(real *w, const real *g, real *velocity, int64_t n, double lr, double momentum, double decay,
+EXPORT void FN(update_lars)(const array *w, const array *g, const array *velocity, double lr, double momentum, double decay,
                             double scale) {
     const rates r = {.lr = (real)lr, .momentum = (real)momentum, .decay = (real)decay, .scale = (real)scale};
-    update(LARS, &r, w, g, NULL, velocity, n);
+    update(LARS, &r, w->data, g->data, NULL, velocity->data, w->extents[0]);
 }

@@ -23,6 +23,12 @@ typedef struct {
     int64_t kernel_h, kernel_w; /* to number a tap: (t kernel_h + r) kernel_w + s */
 } walk;
 
+/* The walks of a pass, and how they are gone. */
+typedef struct {
+    const walk *walks;
+    int64_t many, groups, turned, adds; /* turned: from the gradient by the output to that by the input */
+} course;
+
 INLINE int64_t taps_of(const walk *k) { return k->d.taps * k->h.taps * k->w.taps; }
 
 /* Number in the kernel of the i-th tap of a walk. */

@@ -25,13 +25,14 @@
 #include "winograd_products.h"
 
 /* Elements of scratch for any of the three passes of a layer, with the threads there are now. */
-EXPORT void FN(winograd_scratch)(const block *x, const block *w, const block *y, int64_t *elements) {
-    const tiling of_y = tiles_of(y, w->h), of_x = tiles_of(x, w->h);
-    const plan passes[] = {plan_forward(of_y, w->c, w->n), plan_forward(of_x, w->n, w->c),
-                           plan_weights(of_y, w->c, w->n)};
-    *elements = 0;
+EXPORT int64_t FN(winograd_scratch)(const array *given_x, const array *given_w, const array *given_y) {
+    const block x = block_of(given_x), w = block_of(given_w), y = block_of(given_y);
+    const tiling of_y = tiles_of(&y, w.h), of_x = tiles_of(&x, w.h);
+    const plan passes[] = {plan_forward(of_y, w.c, w.n), plan_forward(of_x, w.n, w.c), plan_weights(of_y, w.c, w.n)};
+    int64_t elements = 0;
     for (int i = 0; i < 3; i++)
-        *elements = most(*elements, passes[i].zeros + passes[i].shared + passes[i].threads * passes[i].own);
+        elements = most(elements, passes[i].zeros + passes[i].shared + passes[i].threads * passes[i].own);
+    return elements;
 }
 
 /* ---- the values of a window ---- */
@@ -103,12 +104,15 @@ static void mirrored_windows(const block *w, int64_t k, real *u, int64_t point) 
  *
  * lo_h, lo_w     rows and columns of zeros before x; so many are skipped if negative
  */
-EXPORT void FN(winograd_forward)(const block *x, const block *w, const real *bias, const block *y, int64_t lo_h,
-                                 int64_t lo_w, int64_t relu, int64_t mirrored, real *scratch) {
+EXPORT void FN(winograd_forward)(const array *given_x, const array *given_w, const array *given_bias, const array *given_y, int64_t lo_h,
+                                 int64_t lo_w, int64_t relu, int64_t mirrored, const array *scratch) {
+    const block source = block_of(given_x), window = block_of(given_w), target = block_of(given_y);
+    const block *x = &source, *w = &window, *y = &target;
+    const real *bias = data_of(given_bias);
     const tiling tiles = tiles_of(y, w->h);
     const int64_t c = x->c, k = y->c;
     const plan p = plan_forward(tiles, c, k);
-    real *zeros = scratch, *u = zeros + p.zeros;
+    real *zeros = scratch->data, *u = zeros + p.zeros;
     memset(zeros, 0, (size_t)p.zeros * sizeof(real));
 #pragma omp parallel num_threads((int)p.threads) if (p.threads > 1)
     {
@@ -168,12 +172,14 @@ static void add_strip(const plan *p, const block *x, const block *dy, tiling til
 }
 
 /* dw (+)= the gradient of x * w by w, of which y = x * w has the gradient dy. */
-EXPORT void FN(winograd_weights)(const block *x, const block *dy, const block *dw, int64_t lo_h, int64_t lo_w,
-                                 int64_t add, real *scratch) {
+EXPORT void FN(winograd_weights)(const array *given_x, const array *given_dy, const array *given_dw, int64_t lo_h, int64_t lo_w,
+                                 int64_t add, const array *scratch) {
+    const block source = block_of(given_x), target = block_of(given_dy), window = block_of(given_dw);
+    const block *x = &source, *dy = &target, *dw = &window;
     const tiling tiles = tiles_of(dy, dw->h);
     const plan p = plan_weights(tiles, x->c, dy->c);
     const int64_t copies = p.threads / p.groups, copy = POINTS * p.u_point;
-    real *zeros = scratch, *d = zeros + p.zeros;
+    real *zeros = scratch->data, *d = zeros + p.zeros;
     memset(zeros, 0, (size_t)p.zeros * sizeof(real));
     if (tiles.count == 0) memset(d, 0, (size_t)copy * sizeof(real));
 #pragma omp parallel num_threads((int)p.threads) if (p.threads > 1)

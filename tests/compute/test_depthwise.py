@@ -132,21 +132,23 @@ def test_the_reference_agrees(which: str, dtype: Any, layout: str, threads: int,
     w = dense(a.w, dtype)
     x, dy = place(a.x.astype(dtype), layout), place(a.dy.astype(dtype), layout)
     y, dx = place(np.ones_like(dy), layout), place(np.ones_like(x), layout)
-    depthwise.forward(lib, work, x, w, y, win, bias=a.bias.astype(dtype), relu=True)
+    forward = depthwise.forward(lib, work, x, w, y, win)
+    forward(x, w, y, a.bias.astype(dtype), True)
     near(y, np.maximum(a.y, 0))
-    depthwise.forward(lib, work, x, w, y, win)
+    forward(x, w, y)
     near(y, a.y - a.bias.reshape(-1, *(1,) * len(case.space)))
     assert untouched(y)
 
-    depthwise.backward_data(lib, work, dy, w, dx, win)
+    depthwise.backward_data(lib, work, dy, w, dx, win)(dy, w, dx)
     near(dx, a.dx)
     assert untouched(dx)
 
     dw = empty(w.shape, dtype)
     dw[...] = 5
-    depthwise.backward_weights(lib, work, x, dy, dw, win)
+    weights = depthwise.backward_weights(lib, work, x, dy, dw, win)
+    weights(x, dy, dw)
     near(dw, a.dw)
-    depthwise.backward_weights(lib, work, x, dy, dw, win, add=True)
+    weights(x, dy, dw, add=True)
     near(dw, 2 * a.dw)
 
 
@@ -161,9 +163,9 @@ def test_bits_do_not_depend_on_layout_or_threads(which: str, dtype: Any) -> None
         lib = library(which, threads)
         x, dy, w = place(a.x.astype(dtype), layout), place(a.dy.astype(dtype), layout), dense(a.w, dtype)
         y, dx, dw = empty(dy.shape, dtype), empty(x.shape, dtype), empty(w.shape, dtype)
-        depthwise.forward(lib, Workspace(), x, w, y, win)
-        depthwise.backward_data(lib, Workspace(), dy, w, dx, win)
-        depthwise.backward_weights(lib, Workspace(), x, dy, dw, win)
+        depthwise.forward(lib, Workspace(), x, w, y, win)(x, w, y)
+        depthwise.backward_data(lib, Workspace(), dy, w, dx, win)(dy, w, dx)
+        depthwise.backward_weights(lib, Workspace(), x, dy, dw, win)(x, dy, dw)
         outputs.append(y.tobytes() + dx.tobytes())
         gradients.append(dw.tobytes())
     assert len(set(outputs)) == 1

@@ -105,6 +105,14 @@ def test_integers_and_half_precision_take_the_reference() -> None:
     np.testing.assert_array_equal(half, wanted)
 
 
+def test_another_byte_order_is_another_question() -> None:
+    """What was made for one dtype is not asked for the other, which only NumPy computes in."""
+    e, x, w = engine(), RNG.standard_normal((2, 17, 6, 5)), RNG.standard_normal((4, 17, 3, 3))
+    wanted = conv.forward(e, x, w, WINDOW)
+    swapped = x.dtype.newbyteorder()
+    np.testing.assert_allclose(conv.forward(e, x.astype(swapped), w.astype(swapped), WINDOW), wanted)
+
+
 def test_copies_are_counted() -> None:
     e, x = engine(), RNG.standard_normal((2, 17, 6, 5))
     pointwise.activate(e, "relu", x)
@@ -127,17 +135,21 @@ def test_a_choice_is_measured_once_and_kept() -> None:
         return run
 
     choice = Choice("measured", known={"'known'": "b"})
-    providers = {"a": candidate("a", None), "b": candidate("b", True), "c": candidate("c", False)}
-    choice.run("new", providers, lambda: ["a", "b", "c"], ())
+    every = {"a": candidate("a", None), "b": candidate("b", True), "c": candidate("c", False)}
+
+    def providers(*names: str) -> dict[str, Any]:
+        return {name: every[name] for name in names}
+
+    choice.run("new", providers, ("a", "b", "c"), ())
     assert set(ran) == {"a", "b", "c"} and choice.made["new"] in ("a", "b")
     ran.clear()
-    choice.run("new", providers, list, ())
+    choice.run("new", providers, (), ())
     assert ran == [choice.made["new"]]
     ran.clear()
-    Choice("measured", known={"old": "b"}).run("old", providers, lambda: ["a", "b"], ())
-    Choice("fixed").run("new", providers, lambda: ["b", "a"], ())
-    Choice("fixed", prefer="missing").run("new", providers, lambda: ["a", "b"], ())
-    Choice("fixed", prefer="c").run("new", providers, lambda: ["a", "c"], ())  # c cannot: a computes
+    Choice("measured", known={"old": "b"}).run("old", providers, ("a", "b"), ())
+    Choice("fixed").run("new", providers, ("b", "a"), ())
+    Choice("fixed", prefer="missing").run("new", providers, ("a", "b"), ())
+    Choice("fixed", prefer="c").run("new", providers, ("a", "c"), ())  # c cannot: a computes
     assert ran == ["b", "b", "a", "c", "a"]
 
 

@@ -52,7 +52,7 @@ def test_forward(which: str, layout: str, dtype: Any, shape: tuple[int, ...], th
     np.testing.assert_allclose(sums, wanted_sums, rtol=a.near_sum, atol=a.near_sum)
 
     plain = norm.apply(*a.exact("x", "mean", "inv_std", "gamma", "beta"))
-    vectors = a.mean, a.inv_std, a.gamma, a.beta
+    vectors = (a.mean, a.inv_std), a.gamma, a.beta
     for add in (None, more):
         for relu in (False, True):
             wanted = plain if add is None else plain + a.more
@@ -83,14 +83,14 @@ def test_backward(
     if masked:
         exact_dy *= a.out > 0
 
-    sums = compiled.backward_sums(lib, x, y, a.mean, a.inv_std, dy)
+    sums = compiled.backward_sums(lib, x, y, (a.mean, a.inv_std), dy)
     wanted_sums = norm.backward_sums(exact_x, mean, inv_std, exact_dy)
     np.testing.assert_allclose(sums, wanted_sums, rtol=a.near_sum, atol=a.near_sum)
 
     wanted = norm.backward_apply(exact_x, mean, inv_std, gamma, exact_dy, wanted_sums, a.count)
     tolerance = 4 * a.near * max(1, np.abs(wanted_sums).max() / a.count)
     for dx in (place(np.zeros_like(a.x), layout), dy):
-        compiled.backward_apply(lib, x, y, a.mean, a.inv_std, a.gamma, dy, wanted_sums, a.count, dx)
+        compiled.backward_apply(lib, x, y, (a.mean, a.inv_std), a.gamma, dy, wanted_sums, a.count, dx)
         np.testing.assert_allclose(dx, wanted, atol=tolerance)
         assert untouched(dx)
 
@@ -103,8 +103,8 @@ def test_results_do_not_depend_on_strides(which: str, dtype: Any, channels: int)
     found = []
     for layout in native.LAYOUTS:
         x, dy, y, dx = (place(v, layout) for v in (a.x, a.dy, a.out, a.more))
-        sums = compiled.backward_sums(lib, x, y, a.mean, a.inv_std, dy)
-        compiled.backward_apply(lib, x, y, a.mean, a.inv_std, a.gamma, dy, sums, a.count, dx)
+        sums = compiled.backward_sums(lib, x, y, (a.mean, a.inv_std), dy)
+        compiled.backward_apply(lib, x, y, (a.mean, a.inv_std), a.gamma, dy, sums, a.count, dx)
         found.append((compiled.moments(lib, x, a.shift), sums, dx))
     for one, other in [(0, 1), (0, 2)]:
         for left, right in zip(found[one], found[other], strict=True):
@@ -121,10 +121,10 @@ def test_a_large_mean_does_not_cancel(which: str, threads: int) -> None:
     sums = compiled.moments(lib, x, a.shift) / a.count
     variance = sums[1] - sums[0] ** 2
     np.testing.assert_allclose(variance, exact_x.var(axis=(0, 2, 3)), rtol=1e-5)
-    compiled.apply(lib, x, a.mean, a.inv_std, a.gamma, a.beta, dx)
+    compiled.apply(lib, x, (a.mean, a.inv_std), a.gamma, a.beta, dx)
     np.testing.assert_allclose(dx, norm.apply(exact_x, mean, inv_std, gamma, beta), atol=1e-5)
     sums = norm.backward_sums(exact_x, mean, inv_std, exact_dy)
-    compiled.backward_apply(lib, x, None, a.mean, a.inv_std, a.gamma, dy, sums, a.count, dx)
+    compiled.backward_apply(lib, x, None, (a.mean, a.inv_std), a.gamma, dy, sums, a.count, dx)
     wanted = norm.backward_apply(exact_x, mean, inv_std, gamma, exact_dy, sums, a.count)
     np.testing.assert_allclose(dx, wanted, atol=1e-5)
 
@@ -141,10 +141,10 @@ def test_large_blocks_are_summed_in_double(which: str) -> None:
 @pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4), (2, 3, 0)])
 def test_empty_blocks(which: str, shape: tuple[int, ...]) -> None:
     lib, x, v = native.library(which), np.zeros(shape, np.float32), np.ones(shape[1])
-    sums = compiled.moments(lib, x, v), compiled.backward_sums(lib, x, x, v, v, x)
+    sums = compiled.moments(lib, x, v), compiled.backward_sums(lib, x, x, (v, v), x)
     assert all(s.shape == (2, shape[1]) and not s.any() for s in sums)
-    compiled.apply(lib, x, v, v, v, v, x, x, True)
-    compiled.backward_apply(lib, x, x, v, v, v, x, sums[0], 0, x)
+    compiled.apply(lib, x, (v, v), v, v, x, x, True)
+    compiled.backward_apply(lib, x, x, (v, v), v, x, sums[0], 0, x)
 
 
 @each_library

@@ -93,9 +93,9 @@ def passes(
     w, dw = place(at.w.astype(dtype), "dense"), empty(at.w.shape, dtype)
     y[...], dx[...], dw[...] = np.nan, np.nan, np.nan
     work = Workspace()
-    winograd.forward(lib, work, x, w, y, pad_lo=case.lo)
-    winograd.backward_data(lib, work, dy, w, dx, pad_lo=case.lo)
-    winograd.backward_weights(lib, work, x, dy, dw, pad_lo=case.lo)
+    winograd.forward(lib, work, x, w, y, pad_lo=case.lo)(x, w, y)
+    winograd.backward_data(lib, work, dy, w, dx, pad_lo=case.lo)(dy, w, dx)
+    winograd.backward_weights(lib, work, x, dy, dw, pad_lo=case.lo)(x, dy, dw)
     assert untouched(y)
     assert untouched(dx)
     return y, dx, dw
@@ -144,13 +144,14 @@ def test_bias_relu_and_add(which: str, k: int) -> None:
         at = layer(case)
         x, w, dy, y = (place(a, "dense") for a in (at.x, at.w, at.dy, at.y))
         shifted = at.y + at.bias.reshape(1, -1, 1, 1)
-        winograd.forward(lib, work, x, w, y, pad_lo=case.lo, bias=at.bias)
+        forward = winograd.forward(lib, work, x, w, y, pad_lo=case.lo)
+        forward(x, w, y, at.bias)
         assert error(y, shifted) < LIMIT[np.float64]
-        winograd.forward(lib, work, x, w, y, pad_lo=case.lo, bias=at.bias, relu=True)
+        forward(x, w, y, at.bias, True)
         assert error(y, np.maximum(shifted, 0)) < LIMIT[np.float64]
         assert (shifted < 0).any()
         dw = place(at.w, "dense")
-        winograd.backward_weights(lib, work, x, dy, dw, pad_lo=case.lo, add=True)
+        winograd.backward_weights(lib, work, x, dy, dw, pad_lo=case.lo)(x, dy, dw, add=True)
         assert error(dw, at.w + at.dw) < LIMIT[np.float64]
 
 
@@ -160,12 +161,13 @@ def test_empty_blocks_give_empty_or_zero(which: str) -> None:
     for n, height in ((0, 6), (2, 0)):
         x, y = empty((n, 6, height, 6), np.float64), empty((n, 7, max(height, 1), 6), np.float64)
         w, dw = place(np.ones((7, 6, 3, 3)), "dense"), place(np.full((7, 6, 3, 3), 2.0), "dense")
-        winograd.forward(lib, work, x, w, y, pad_lo=(1, 1), bias=np.full(7, 3.0))
+        winograd.forward(lib, work, x, w, y, pad_lo=(1, 1))(x, w, y, np.full(7, 3.0))
         assert (y == 3).all()
-        winograd.backward_data(lib, work, y, w, x, pad_lo=(1, 1))
-        winograd.backward_weights(lib, work, x, y, dw, pad_lo=(1, 1), add=True)
+        winograd.backward_data(lib, work, y, w, x, pad_lo=(1, 1))(y, w, x)
+        weights = winograd.backward_weights(lib, work, x, y, dw, pad_lo=(1, 1))
+        weights(x, y, dw, add=True)
         assert (dw == 2).all()
-        winograd.backward_weights(lib, work, x, y, dw, pad_lo=(1, 1))
+        weights(x, y, dw)
         assert (dw == 0).all()
 
 

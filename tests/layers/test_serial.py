@@ -16,7 +16,7 @@ from gridnn.compute.cpu.onednn.library import find
 from gridnn.errors import InputError
 from gridnn.geometry.grid import AXES, GridShape
 from gridnn.network.placed import place_network
-from gridnn.plan.uniform import factorisations
+from tests.support.factor import factorisations
 from tests.support.laws import check, random_schemes, uniform_schemes
 from tests.support.nets import NETS, build
 

@@ -3,8 +3,9 @@
     measured   the first call of a shape runs every provider once or twice and keeps the fastest     (a run's default)
     fixed      a rule of the shape: the same on every machine and in every run
 
-A choice is known by what was asked (pass, shapes, window), not by where the arrays lie.  A provider that cannot take
-particular arrays says so, and the next is asked; "numpy" takes any.
+A choice is known by what was asked (pass, shapes, window), not by where the arrays lie.  A provider is made for the
+shapes once: what follows from them is not found again in every call.  One that cannot take particular arrays says so,
+and the next is asked; the last takes any.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -41,10 +42,10 @@ class Choice:
     ) -> None:
         self.mode, self.known, self.prefer = mode, dict(known or {}), prefer
         self.made: dict[str, str] = {}
-        self._chosen: dict[object, tuple[str, ...]] = {}
+        self._chosen: dict[object, tuple[Provider, ...]] = {}
 
     def run(
-        self, key: object, providers: Mapping[str, Provider], able: Callable[[], Sequence[str]],
+        self, key: object, providers: Callable[..., Mapping[str, Provider]], asked: tuple[object, ...],
         arguments: tuple[object, ...],
     ) -> None:  # fmt: skip
         """Compute by the chosen provider.
@@ -54,34 +55,29 @@ class Choice:
         key
             What was asked; hashable, with a `str` that tells shapes apart.
         providers
-            By name.  One that is tried may run more than once; the last run's result stays.
-        able
-            Who can compute this shape, best by rule first; asked at the first call only.
+            Makes who can compute this shape from `asked`, by name, best by rule first; called at the first call only.
+            One that is tried may run more than once; the last run's result stays.
         arguments
             Of the provider.
         """
         chosen = self._chosen.get(key)
         if chosen is None:
-            chosen = self._chosen[key] = self._decide(str(key), providers, able(), arguments)
-        for name in chosen:
-            if providers[name](*arguments) is not False:
+            chosen = self._chosen[key] = self._decide(str(key), providers(*asked), arguments)
+        for provider in chosen:
+            if provider(*arguments) is not False:
                 return
-        providers["numpy"](*arguments)
 
     def _decide(
-        self, key: str, providers: Mapping[str, Provider], able: Sequence[str], arguments: tuple[object, ...]
-    ) -> tuple[str, ...]:
+        self, key: str, able: Mapping[str, Provider], arguments: tuple[object, ...]
+    ) -> tuple[Provider, ...]:
         """Return whom to ask, in this order."""
-        if self.mode == "fixed":
-            first = self.prefer if self.prefer in able else able[0]
-        elif self.known.get(key) in able:
-            first = self.known[key]
-        elif len(able) == 1:
-            first = able[0]
-        else:
-            seconds = {name: _measure(providers[name], arguments) for name in able}
+        first, wanted = next(iter(able)), self.prefer if self.mode == "fixed" else self.known.get(key)
+        if wanted is not None and wanted in able:
+            first = wanted
+        elif self.mode == "measured" and len(able) > 1:
+            seconds = {name: _measure(provider, arguments) for name, provider in able.items()}
             first = self.made[key] = min(seconds, key=seconds.__getitem__)
-        return (first, *(name for name in able if name != first)) if first is not None else tuple(able)
+        return (able[first], *(provider for name, provider in able.items() if name != first))
 
 
 def _measure(provider: Provider, arguments: tuple[object, ...]) -> float:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from gridnn.compute.cpu.choice import Provider
 from gridnn.compute.cpu.engine import Engine
 from gridnn.compute.cpu.memory import Array, is_dense
 from gridnn.compute.cpu.native import conv as native
@@ -25,10 +26,11 @@ from gridnn.compute.cpu.native import depthwise, winograd
 from gridnn.compute.cpu.native.library import Library
 from gridnn.compute.cpu.native.walk import window as three
 from gridnn.compute.cpu.onednn import conv as onednn
+from gridnn.compute.cpu.onednn.library import Library as OneDnn
 from gridnn.compute.cpu.reference import conv as reference
 from gridnn.compute.cpu.window import Window
 
-Provider = Callable[..., bool | None]
+Makers = Mapping[str, Callable[[], Provider]]
 
 
 def forward(
@@ -44,11 +46,9 @@ def forward(
     """
     y = engine.empty((x.shape[0], w.shape[0], *window.outs(x.shape[2:])), x.dtype) if out is None else out
     if y.size:
-        key = ("forward", x.dtype.char, x.shape, w.shape, window, groups)
-        engine.choice.run(
-            key, _FORWARD, lambda: _able(engine, x, y, w, window, groups, y.shape),
-            (engine, _ready(engine, x, window, groups), engine.dense(w, x), y, window, groups, bias, relu),
-        )  # fmt: skip
+        key = ("forward", x.dtype, x.shape, w.shape, y.shape, window, groups)
+        w = engine.dense(w, x)
+        engine.choice.run(key, _forward, (engine, x, w, y, window, groups), (x, w, y, bias, relu))
     return y
 
 
@@ -59,11 +59,9 @@ def backward_data(
     """Return the gradient of `forward` by x: (N, C, *S); elements that no window touched get zero."""
     dx = engine.empty(x_shape, dy.dtype) if out is None else out
     if dx.size:
-        key = ("backward data", dy.dtype.char, dx.shape, w.shape, window, groups)
-        engine.choice.run(
-            key, _DATA, lambda: _able(engine, dx, dy, w, window, groups, dx.shape),
-            (engine, engine.fitted(dy), engine.dense(w, dy), dx, window, groups),
-        )  # fmt: skip
+        key = ("backward data", dy.dtype, dx.shape, w.shape, dy.shape, window, groups)
+        dy, w = engine.fitted(dy), engine.dense(w, dy)
+        engine.choice.run(key, _data, (engine, dy, w, dx, window, groups), (dy, w, dx))
     return dx
 
 
@@ -78,11 +76,9 @@ def backward_weights(
         backward_weights(engine, x, dy, window, share, groups=groups, add=False)
         dw[...] = dw + share if add else share
         return
-    key = ("backward weights", x.dtype.char, x.shape, dw.shape, window, groups)
-    engine.choice.run(
-        key, _WEIGHTS, lambda: _able(engine, x, dy, dw, window, groups, dy.shape, weights=True),
-        (engine, _ready(engine, x, window, groups), engine.fitted(dy, x), dw, window, groups),
-    )  # fmt: skip
+    key = ("backward weights", x.dtype, x.shape, dw.shape, dy.shape, window, groups)
+    dy = engine.fitted(dy, x)
+    engine.choice.run(key, _weights, (engine, x, dy, dw, window, groups), (x, dy, dw))
 
 
 def _able(
@@ -104,116 +100,81 @@ def _able(
     return tuple(names)
 
 
-def _ready(engine: Engine, x: Array, window: Window, groups: int) -> Array:
-    """Return x as the kernels read it; where it is framed anyway, the frame is filled from any memory order."""
-    return x if native.merges(x.shape[1], three(window), groups) else engine.fitted(x)
+def _forward(e: Engine, x: Array, w: Array, y: Array, window: Window, groups: int) -> dict[str, Provider]:
+    """Return who computes y for arrays like these: providers of x, w, y, bias or None, relu."""
+
+    def onednn_forward(x: Array, w: Array, y: Array, bias: Array | None, relu: bool) -> bool:
+        return onednn.forward(_onednn(e), x, w, bias, y, **window.keywords, groups=groups, relu=relu)
+
+    def numpy_forward(x: Array, w: Array, y: Array, bias: Array | None, relu: bool) -> None:
+        y[...] = reference.forward(x, w, **window.keywords, groups=groups)
+        if bias is not None:
+            reference.add_bias(y, bias)
+        if relu:
+            np.maximum(y, 0, out=y)
+
+    makers: Makers = {
+        "direct": lambda: native.forward(_native(e), e.work, x, w, y, three(window), groups),
+        "depthwise": lambda: depthwise.forward(_native(e), e.work, x, w, y, three(window)),
+        "winograd": lambda: winograd.forward(_native(e), e.work, x, w, y, pad_lo=window.pad_lo),
+        "onednn": lambda: onednn_forward,
+        "numpy": lambda: numpy_forward,
+    }
+    names = _able(e, x, y, w, window, groups, y.shape)
+    return {name: _fitting(e, name, makers[name](), x, window, groups) for name in names}
 
 
-def _kernels(e: Engine, x: Array) -> Library:
-    lib = e.library(x.dtype)
-    assert lib is not None, "kernels that are missing are not able"
-    return lib
+def _data(e: Engine, dy: Array, w: Array, dx: Array, window: Window, groups: int) -> dict[str, Provider]:
+    """Return who computes dx for arrays like these: providers of dy, w, dx."""
+
+    def onednn_data(dy: Array, w: Array, dx: Array) -> bool:
+        return onednn.backward_data(_onednn(e), dy, w, dx, **window.keywords, groups=groups)
+
+    def numpy_data(dy: Array, w: Array, dx: Array) -> None:
+        dx[...] = reference.backward_data(dy, w, dx.shape, **window.keywords, groups=groups)
+
+    makers: Makers = {
+        "direct": lambda: native.backward_data(_native(e), e.work, dy, w, dx, three(window), groups),
+        "depthwise": lambda: depthwise.backward_data(_native(e), e.work, dy, w, dx, three(window)),
+        "winograd": lambda: winograd.backward_data(_native(e), e.work, dy, w, dx, pad_lo=window.pad_lo),
+        "onednn": lambda: onednn_data,
+        "numpy": lambda: numpy_data,
+    }
+    return {name: makers[name]() for name in _able(e, dx, dy, w, window, groups, dx.shape)}
 
 
-def _native_forward(
-    e: Engine, x: Array, w: Array, y: Array, window: Window, groups: int, bias: Array | None, relu: bool
-) -> None:
-    lib = _kernels(e, x)
-    native.forward(lib, e.work, x, w, y, three(window), groups=groups, bias=bias, relu=relu)
+def _weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, groups: int) -> dict[str, Provider]:
+    """Return who computes dw for arrays like these: providers of x, dy, dw."""
+
+    def onednn_weights(x: Array, dy: Array, dw: Array) -> bool:
+        return onednn.backward_weights(_onednn(e), x, dy, dw, **window.keywords, groups=groups)
+
+    def numpy_weights(x: Array, dy: Array, dw: Array) -> None:
+        dw[...] = reference.backward_weights(x, dy, dw.shape, **window.keywords, groups=groups)
+
+    makers: Makers = {
+        "direct": lambda: native.backward_weights(_native(e), e.work, x, dy, dw, three(window), groups),
+        "depthwise": lambda: depthwise.backward_weights(_native(e), e.work, x, dy, dw, three(window)),
+        "winograd": lambda: winograd.backward_weights(_native(e), e.work, x, dy, dw, pad_lo=window.pad_lo),
+        "onednn": lambda: onednn_weights,
+        "numpy": lambda: numpy_weights,
+    }
+    names = _able(e, x, dy, dw, window, groups, dy.shape, weights=True)
+    return {name: _fitting(e, name, makers[name](), x, window, groups) for name in names}
 
 
-def _native_data(e: Engine, dy: Array, w: Array, dx: Array, window: Window, groups: int) -> None:
-    lib = _kernels(e, dy)
-    native.backward_data(lib, e.work, dy, w, dx, three(window), groups=groups)
+def _fitting(e: Engine, name: str, provider: Provider, x: Array, window: Window, groups: int) -> Provider:
+    """Return a provider whose first argument may lie in memory in any order, as what fills a frame from it may."""
+    if name == "numpy" or (name == "direct" and native.merges(x.shape[1], window, groups)):
+        return provider
+    return lambda x, *others: provider(e.fitted(x), *others)
 
 
-def _native_weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, groups: int) -> None:
-    lib = _kernels(e, x)
-    native.backward_weights(lib, e.work, x, dy, dw, three(window), groups=groups, add=False)
+def _native(e: Engine) -> Library:
+    assert e.native is not None, "kernels that are missing are not able"
+    return e.native
 
 
-def _narrow_forward(
-    e: Engine, x: Array, w: Array, y: Array, window: Window, groups: int, bias: Array | None, relu: bool
-) -> None:
-    lib = _kernels(e, x)
-    depthwise.forward(lib, e.work, x, w, y, three(window), bias=bias, relu=relu)
-
-
-def _narrow_data(e: Engine, dy: Array, w: Array, dx: Array, window: Window, groups: int) -> None:
-    lib = _kernels(e, dy)
-    depthwise.backward_data(lib, e.work, dy, w, dx, three(window))
-
-
-def _narrow_weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, groups: int) -> None:
-    lib = _kernels(e, x)
-    depthwise.backward_weights(lib, e.work, x, dy, dw, three(window))
-
-
-def _tiles_forward(
-    e: Engine, x: Array, w: Array, y: Array, window: Window, groups: int, bias: Array | None, relu: bool
-) -> None:
-    lib = _kernels(e, x)
-    winograd.forward(lib, e.work, e.fitted(x), w, y, pad_lo=window.pad_lo, bias=bias, relu=relu)
-
-
-def _tiles_data(e: Engine, dy: Array, w: Array, dx: Array, window: Window, groups: int) -> None:
-    lib = _kernels(e, dy)
-    winograd.backward_data(lib, e.work, dy, w, dx, pad_lo=window.pad_lo)
-
-
-def _tiles_weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, groups: int) -> None:
-    lib = _kernels(e, x)
-    winograd.backward_weights(lib, e.work, e.fitted(x), dy, dw, pad_lo=window.pad_lo)
-
-
-def _onednn_forward(
-    e: Engine, x: Array, w: Array, y: Array, window: Window, groups: int, bias: Array | None, relu: bool
-) -> bool:
-    lib = e.onednn
-    return lib is not None and onednn.forward(
-        lib, e.fitted(x), w, bias, y, **window.keywords, groups=groups, relu=relu
-    )
-
-
-def _onednn_data(e: Engine, dy: Array, w: Array, dx: Array, window: Window, groups: int) -> bool:
-    lib = e.onednn
-    return lib is not None and onednn.backward_data(lib, dy, w, dx, **window.keywords, groups=groups)
-
-
-def _onednn_weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, groups: int) -> bool:
-    lib = e.onednn
-    return lib is not None and onednn.backward_weights(
-        lib, e.fitted(x), dy, dw, **window.keywords, groups=groups
-    )
-
-
-def _numpy_forward(
-    e: Engine, x: Array, w: Array, y: Array, window: Window, groups: int, bias: Array | None, relu: bool
-) -> None:
-    y[...] = reference.forward(x, w, **window.keywords, groups=groups)
-    if bias is not None:
-        reference.add_bias(y, bias)
-    if relu:
-        np.maximum(y, 0, out=y)
-
-
-def _numpy_data(e: Engine, dy: Array, w: Array, dx: Array, window: Window, groups: int) -> None:
-    dx[...] = reference.backward_data(dy, w, dx.shape, **window.keywords, groups=groups)
-
-
-def _numpy_weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, groups: int) -> None:
-    dw[...] = reference.backward_weights(x, dy, dw.shape, **window.keywords, groups=groups)
-
-
-_FORWARD: Mapping[str, Provider] = {
-    "direct": _native_forward, "depthwise": _narrow_forward, "winograd": _tiles_forward, "onednn": _onednn_forward,
-    "numpy": _numpy_forward,
-}  # fmt: skip
-_DATA: Mapping[str, Provider] = {
-    "direct": _native_data, "depthwise": _narrow_data, "winograd": _tiles_data, "onednn": _onednn_data,
-    "numpy": _numpy_data,
-}  # fmt: skip
-_WEIGHTS: Mapping[str, Provider] = {
-    "direct": _native_weights, "depthwise": _narrow_weights, "winograd": _tiles_weights, "onednn": _onednn_weights,
-    "numpy": _numpy_weights,
-}  # fmt: skip
+def _onednn(e: Engine) -> OneDnn:
+    assert e.onednn is not None, "a library that is missing is not able"
+    return e.onednn

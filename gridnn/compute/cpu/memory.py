@@ -100,17 +100,20 @@ class Memory:
             return np.ndarray(shape, kind, None, 0, strides)
         if self._returned:
             self._take_back()
-        i = next((i for i, gap in enumerate(self._sizes) if gap >= size), None)
-        if i is None:
+        for i, gap in enumerate(self._sizes):
+            if gap >= size:
+                start = self._starts[i]
+                break
+        else:
             self.asked += 1
             return shaped(np.empty(prod(shape), kind), shape)
-        start, gap = self._starts[i], self._sizes[i]
         if gap == size:
             del self._starts[i], self._sizes[i]
         else:
             self._starts[i], self._sizes[i] = start + size, gap - size
         self._used += size
-        self.peak_bytes = max(self.peak_bytes, self._used)
+        if self._used > self.peak_bytes:
+            self.peak_bytes = self._used
         if start + size > self.touched_bytes:
             self.touched_bytes, self.asked = start + size, self.asked + 1
         # Views of this array keep it alive: its own base is the map, which is no array.
@@ -197,17 +200,17 @@ class Workspace:
     """Scratch arrays by name that grow and stay: what a kernel needs during one call."""
 
     def __init__(self) -> None:
-        self._held: dict[str, Array] = {}  # aligned
+        self._held: dict[tuple[str, DTypeLike], Array] = {}  # aligned
 
     def take(self, name: str, elements: int, dtype: DTypeLike) -> Array:
         """Return a flat array, 64-byte aligned; its content is of earlier calls."""
-        size = elements * np.dtype(dtype).itemsize
-        held = self._held.get(name)
-        if held is None or held.size < size:
+        held = self._held.get((name, dtype))
+        if held is None or held.size < elements:
+            size = elements * np.dtype(dtype).itemsize
             raw = np.empty(size + ALIGNMENT, np.uint8)
             start = -raw.ctypes.data % ALIGNMENT
-            self._held[name] = held = raw[start : start + size]
-        return held[:size].view(dtype)
+            self._held[name, dtype] = held = raw[start : start + size].view(dtype)
+        return held[:elements]
 
     @property
     def nbytes(self) -> int:

@@ -13,10 +13,11 @@ import numpy as np
 from gridnn.compute.cpu.engine import Engine
 from gridnn.compute.cpu.memory import Array
 from gridnn.compute.cpu.native import norm as native
+from gridnn.compute.cpu.native.library import fits
 from gridnn.compute.cpu.reference import activation
 from gridnn.compute.cpu.reference import norm as reference
 
-Statistics = tuple[Array, Array]  # mean and 1 / standard deviation, (C,) each
+Statistics = native.Statistics  # mean and 1 / standard deviation, (C,) each or (2, C)
 
 
 def moments(engine: Engine, x: Array, shift: Array) -> Array:
@@ -32,8 +33,7 @@ def statistics(
     lib = engine.native
     if lib is None:
         return reference.statistics(sums, count, mean, variance, momentum, eps)
-    now, inv_std = native.statistics(lib, sums, count, mean, variance, momentum, eps)
-    return now, inv_std
+    return native.statistics(lib, sums, count, mean, variance, momentum, eps)
 
 
 def apply(
@@ -44,9 +44,9 @@ def apply(
     y = engine.empty(x.shape, x.dtype) if out is None else out
     lib = engine.library(x.dtype)
     if lib is None:
-        y[...] = reference.apply(x, *statistics, gamma, beta)
+        y[...] = reference.apply(x, statistics[0], statistics[1], gamma, beta)
         return np.maximum(y, 0, out=y) if relu else y
-    native.apply(lib, engine.fitted(x), *statistics, gamma, beta, y, relu=relu)
+    native.apply(lib, engine.fitted(x), statistics, gamma, beta, y, relu=relu)
     return y
 
 
@@ -56,9 +56,9 @@ def backward_sums(
     """Return the sums of dy and dy xhat, the gradients of beta and gamma: float64 (2, C); y masks dy where given."""
     lib = engine.library(x.dtype)
     if lib is None:
-        return reference.backward_sums(x, *statistics, _masked(dy, y))
-    return native.backward_sums(lib, engine.fitted(x), None if y is None else engine.fitted(y, x), *statistics,
-                                engine.fitted(dy, x))  # fmt: skip
+        return reference.backward_sums(x, statistics[0], statistics[1], _masked(dy, y))
+    x, dy, y = _fitted(engine, x, dy, y)
+    return native.backward_sums(lib, x, y, statistics, dy)
 
 
 def backward_apply(
@@ -68,11 +68,19 @@ def backward_apply(
     """Return the gradient by x, from the sums over all ranks and the elements a channel over all ranks."""
     lib = engine.library(x.dtype)
     if lib is None:
-        return reference.backward_apply(x, *statistics, gamma, _masked(dy, y), sums, count)
+        mean, inv_std = statistics[0], statistics[1]
+        return reference.backward_apply(x, mean, inv_std, gamma, _masked(dy, y), sums, count)
     dx = engine.empty(x.shape, x.dtype)
-    native.backward_apply(lib, engine.fitted(x), None if y is None else engine.fitted(y, x), *statistics, gamma,
-                          engine.fitted(dy, x), sums, count, dx)  # fmt: skip
+    x, dy, y = _fitted(engine, x, dy, y)
+    native.backward_apply(lib, x, y, statistics, gamma, dy, sums, count, dx)
     return dx
+
+
+def _fitted(engine: Engine, x: Array, dy: Array, y: Array | None) -> tuple[Array, Array, Array | None]:
+    """Return the arrays as kernels take them, of the dtype of x; one look at all of them is what most calls need."""
+    if fits(x, dy) if y is None else fits(x, dy, y):
+        return x, dy, y
+    return engine.fitted(x), engine.fitted(dy, x), None if y is None else engine.fitted(y, x)
 
 
 def _masked(dy: Array, y: Array | None) -> Array:

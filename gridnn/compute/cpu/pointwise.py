@@ -48,9 +48,11 @@ def add(engine: Engine, arrays: Sequence[Array], *, relu: bool = False, out: Arr
         for other in others:
             y += other
         return np.maximum(y, 0, out=y) if relu else y
+    if not fits(*arrays):
+        first, *others = (engine.fitted(a, first) for a in arrays)
     total = first
     for i, other in enumerate(others):
-        native.add(lib, engine.fitted(total), engine.fitted(other, first), y, relu and i == len(others) - 1)
+        native.add(lib, total, other, y, relu and i == len(others) - 1)
         total = y
     return y
 

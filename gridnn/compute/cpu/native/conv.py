@@ -3,32 +3,35 @@
 Few input channels are merged with the taps of a row, which lie side by side in memory:
 
     x  N H W 3, window 7 x 7    ->   x' N H W' 21 (a view with overlapping rows, behind a frame of zeros), window 7 x 1
+
+Each function is told the shapes and returns the pass: what follows from shapes alone is found once, not in every call.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gridnn.compute.cpu.memory import Workspace
-from gridnn.compute.cpu.native.library import Library, block
+from gridnn.compute.cpu import window as windows
+from gridnn.compute.cpu.memory import Workspace, innermost
+from gridnn.compute.cpu.native.library import Library, array
 from gridnn.compute.cpu.native.walk import (
     Walks,
     Window,
-    address,
     axes,
     backward_walks,
+    course,
     forward_walks,
     scatter_walks,
-    space,
 )
 
 Array = NDArray[Any]
+Pass = Callable[..., None]
 
 MERGED = 8
 """Most input channels for which a window row is read as one run of S C channels instead of S taps of C."""
@@ -36,127 +39,159 @@ MERGED = 8
 STRIP = 256
 """Positions whose gradients conv_weights packs at a time (its STRIP, or more)."""
 
+PANELS = 64
+"""Most columns by which packed weights are wider than the weights."""
+
 PARTIAL = 1 << 16
 """Most elements of a weight gradient of which every thread has its own copy."""
 
 
 def forward(
-    lib: Library, work: Workspace, x: Array, w: Array, y: Array, win: Window, *, groups: int = 1,
-    bias: Array | None = None, relu: bool = False,
-) -> None:  # fmt: skip
-    """Write the convolution of x (N, C, *S) with w (K, C / groups, *R), plus bias, to y (N, K, *O); then relu.
+    lib: Library, work: Workspace, x: Array, w: Array, y: Array, win: Window, groups: int = 1
+) -> Pass:
+    """Return the convolution of arrays like x (N, C, *S) with w (K, C / groups, *R), to y (N, K, *O).
 
-    All are channels-last in memory; x and y with any outer strides.
+    The pass takes x, w, y, a bias (K,) or None, and whether to rectify.  All are channels-last in memory; x and y with
+    any outer strides, w without gaps.
     """
-    if merges(x.shape[1], win, groups):
-        x, w, win = _merged(work, x, w, y.shape[2:], win)
-    walks = forward_walks(space(y.shape), win)
-    _run(lib, work, walks, x, w, y, win, groups, False, bias, relu)
+    if not merges(x.shape[1], win, groups):
+        return _walking(lib, work, forward_walks(y.shape, win), w, groups, turned=False)
+    merged = _merging(x, w, y, win)
+    run = _walking(lib, work, forward_walks(y.shape, merged.window), merged.flat(w), 1, turned=False)
+
+    def compute(x: Array, w: Array, y: Array, bias: Array | None = None, relu: bool = False) -> None:
+        run(merged.rows(merged.filled(work, x)), merged.flat(w), y, bias, relu)
+
+    return compute
 
 
 def backward_data(
-    lib: Library, work: Workspace, dy: Array, w: Array, dx: Array, win: Window, *, groups: int = 1
-) -> None:
-    """Write the gradient of `forward` by x to dx; elements that no window touched get zero."""
+    lib: Library, work: Workspace, dy: Array, w: Array, dx: Array, win: Window, groups: int = 1
+) -> Pass:
+    """Return the gradient of `forward` by x, of dy, w, dx; elements of dx that no window touched get zero."""
     if not merges(dx.shape[1], win, groups):
-        _run(lib, work, backward_walks(space(dx.shape), win), dy, w, dx, win, groups, True)
-        return
-    frame, inner, outer = _frame(work, dx, dy.shape[2:], win)
-    frame[...] = 0
-    seen, flat, merged = _rows(frame, w, win)
-    _run(lib, work, scatter_walks(space(dy.shape), merged), dy, flat, seen, merged, 1, True, add=True)
-    whole = all(o == slice(0, n) for o, n in zip(outer, dx.shape[2:], strict=True))
-    if not whole:
-        dx[...] = 0
-    np.moveaxis(dx, 1, -1)[(slice(None), *outer)] = frame[(slice(None), *inner)]
+        return _walking(lib, work, backward_walks(dx.shape, win), w, groups, turned=True)
+    merged = _merging(dx, w, dy, win)
+    walks = scatter_walks(dy.shape, merged.window)
+    run = _walking(lib, work, walks, merged.flat(w), 1, turned=True, adds=True)
+
+    def compute(dy: Array, w: Array, dx: Array) -> None:
+        frame = merged.empty(work, dx)
+        frame[...] = 0
+        run(dy, merged.flat(w), merged.rows(frame))
+        if not merged.whole:
+            dx[...] = 0
+        innermost(dx)[merged.outer] = frame[merged.inner]
+
+    return compute
 
 
 def backward_weights(
-    lib: Library, work: Workspace, x: Array, dy: Array, dw: Array, win: Window, *, groups: int = 1, add: bool = False
-) -> None:  # fmt: skip
-    """Write the gradient of `forward` by w to dw (memory K, R, C), or add it."""
-    if merges(x.shape[1], win, groups):
-        x, dw, win = _merged(work, x, dw, dy.shape[2:], win)
-    kernel, k, c = lib.kernel("conv_weights", x.dtype), dw.shape[0] // groups, dw.shape[1]
-    taps, row = prod(win.kernel), prod(dw.shape[1:])
-    geometry, size = axes(x, dy, win), k * taps * c
-    partial = (
-        work.take("partial", (lib.threads - 1) * size, x.dtype)
-        if size <= PARTIAL and lib.threads > 1
-        else None
-    )
-    scratch = work.take("strips", max(lib.threads, 4) * STRIP * k, x.dtype)
-    if groups > max(lib.threads, 1):
-        lib.kernel("conv_weights_groups", x.dtype)(
-            ctypes.byref(block(x)), ctypes.byref(block(dy)), geometry, address(dw), ctypes.c_int64(row),
-            ctypes.c_int64(groups), ctypes.c_int(add), address(scratch),
-        )  # fmt: skip
-        return
-    at = dw.__array_interface__["data"][0]
-    for g in range(groups):
-        xs, dys = block(x[:, g * c : (g + 1) * c]), block(dy[:, g * k : (g + 1) * k])
-        kernel(ctypes.byref(xs), ctypes.byref(dys), geometry, ctypes.c_void_p(at + g * k * row * x.itemsize),
-               ctypes.c_int64(row), ctypes.c_int(add), address(scratch), address(partial))  # fmt: skip
+    lib: Library, work: Workspace, x: Array, dy: Array, dw: Array, win: Window, groups: int = 1
+) -> Pass:
+    """Return the gradient of `forward` by w: of x, dy, dw (K, C / groups, *R), and whether to add it to dw."""
+    kernel, dtype = lib.kernel("conv_weights", x.dtype), x.dtype
+    strip, size = STRIP * (dw.shape[0] // groups), dw.size // groups
+
+    def run(x: Array, dy: Array, dw: Array, geometry: ctypes.Array[ctypes.c_int64], add: bool) -> None:
+        threads, partial = lib.threads, None
+        if threads > 1 and size <= PARTIAL:
+            partial = work.take("partial", (threads - 1) * size, dtype)
+        strips = work.take("strips", max(threads, 4) * strip, dtype)
+        kernel(array(x), array(dy), array(dw), geometry, groups, add, array(strips), array(partial))
+
+    if not merges(x.shape[1], win, groups):
+        plain = axes(x.shape, dy.shape, win)
+        return lambda x, dy, dw, add=False: run(x, dy, dw, plain, add)
+    merged = _merging(x, dw, dy, win)
+    geometry = axes(merged.seen, dy.shape, merged.window)
+
+    def compute(x: Array, dy: Array, dw: Array, add: bool = False) -> None:
+        run(merged.rows(merged.filled(work, x)), dy, merged.flat(dw), geometry, add)
+
+    return compute
 
 
-def _run(
-    lib: Library, work: Workspace, walks: Walks, x: Array, w: Array, y: Array, win: Window, groups: int,
-    turned: bool, bias: Array | None = None, relu: bool = False, add: bool = False,
-) -> None:  # fmt: skip
-    pack, walk = lib.kernel("conv_pack", x.dtype), lib.kernel("conv_walk", x.dtype)
-    outs, ins, taps = w.shape[0] // groups, w.shape[1], prod(win.kernel)
-    columns, depth = (ins, outs) if turned else (outs, ins)
-    packed = work.take("packed", groups * taps * depth * (columns + 64), x.dtype)
-    xs, ys = block(x), block(y)
-    for each in walks:
-        pack(address(w), ctypes.byref(each), ctypes.c_int64(outs), ctypes.c_int64(ins), ctypes.c_int64(taps),
-             ctypes.c_int64(groups), ctypes.c_int(turned), address(packed))  # fmt: skip
-        walk(ctypes.byref(xs), ctypes.byref(each), address(packed), ctypes.byref(ys), ctypes.c_int64(groups),
-             address(bias), ctypes.c_int(relu), ctypes.c_int(add), ctypes.c_int(add))  # fmt: skip
+def _walking(
+    lib: Library, work: Workspace, walks: Walks, w: Array, groups: int, *, turned: bool, adds: bool = False
+) -> Pass:
+    """Return the pass of source, weights like w, target, bias or None, relu."""
+    kernel, dtype, how = lib.kernel("conv", w.dtype), w.dtype, course(walks, groups, turned=turned, adds=adds)
+    lines = w.size // max(w.shape[1] if turned else w.shape[0] // groups, 1)  # of packed weights
+    size = w.size + lines * PANELS
+
+    def run(x: Array, w: Array, y: Array, bias: Array | None = None, relu: bool = False) -> None:
+        packed = work.take("packed", size, dtype)
+        kernel(array(x), array(w), array(y), how, array(bias), relu, array(packed))
+
+    return run
 
 
-def merges(channels: int, win: Window, groups: int) -> bool:
+def merges(channels: int, win: Window | windows.Window, groups: int) -> bool:
     """Whether a window row of so few channels is read as one run: x may then have any memory order."""
-    return groups == 1 and channels <= MERGED and win.kernel[2] > 1 and win.dilation[2] == 1
+    return channels <= MERGED and groups == 1 and win.kernel[-1] > 1 and win.dilation[-1] == 1
 
 
-def _merged(
-    work: Workspace, x: Array, w: Array, outs: Sequence[int], win: Window
-) -> tuple[Array, Array, Window]:
-    """Return x behind a frame of zeros, seen as rows of S C channels, and w and the window to match."""
-    frame, inner, outer = _frame(work, x, outs, win)
-    if any(i.stop - i.start < read for i, read in zip(inner, frame.shape[1:-1], strict=True)):
-        frame[...] = 0
-    frame[(slice(None), *inner)] = np.moveaxis(x, 1, -1)[(slice(None), *outer)]
-    return _rows(frame, w, win)
+class _Merged(NamedTuple):
+    """How a block x is read as overlapping rows of S C channels, and weights K, (T, R,) S, C as K, (T, R,) 1, S C."""
+
+    reads: tuple[int, ...]  # extents N, *S, C of exactly what the outputs read: a frame
+    inner: tuple[slice, ...]  # where in a frame x lies
+    outer: tuple[slice, ...]  # which part of x (N, *S, C)
+    bare: bool  # whether a frame has elements that x does not fill
+    whole: bool  # whether all of x is read
+    seen: tuple[int, ...]  # shape and strides of a frame as rows
+    steps: tuple[int, ...]
+    weights: tuple[int, ...]  # and of the weights
+    strides: tuple[int, ...]
+    window: Window
+
+    def empty(self, work: Workspace, x: Array) -> Array:
+        """Return a frame of any content."""
+        return work.take("frame", prod(self.reads), x.dtype).reshape(self.reads)
+
+    def filled(self, work: Workspace, x: Array) -> Array:
+        """Return a frame with x, in any memory order, amid zeros."""
+        frame = self.empty(work, x)
+        if self.bare:
+            frame[...] = 0
+        frame[self.inner] = innermost(x)[self.outer]
+        return frame
+
+    def rows(self, frame: Array) -> Array:
+        """Return the view of a frame that a window of one column reads."""
+        return np.ndarray(self.seen, frame.dtype, frame, 0, self.steps)
+
+    def flat(self, w: Array) -> Array:
+        """Return the view of weights, which have no gaps, to match."""
+        return np.ndarray(self.weights, w.dtype, innermost(w), 0, self.strides)
 
 
-def _frame(
-    work: Workspace, x: Array, outs: Sequence[int], win: Window
-) -> tuple[Array, tuple[slice, ...], tuple[slice, ...]]:
-    """Return scratch (N, *reads, C) for exactly what the outputs read, and where in it x lies, and which part of x."""
+def _merging(x: Array, w: Array, y: Array, win: Window) -> _Merged:
     n, c, *space = x.shape
     kernels, strides, dilations, pads = (part[3 - len(space) :] for part in win)
     reads = [
-        (o - 1) * a + d * (r - 1) + 1 for o, a, d, r in zip(outs, strides, dilations, kernels, strict=True)
+        (o - 1) * a + d * (r - 1) + 1
+        for o, a, d, r in zip(y.shape[2:], strides, dilations, kernels, strict=True)
     ]
-    frame = work.take("frame", n * prod(reads) * c, x.dtype).reshape(n, *reads, c)
     spans = [
         (max(pad, 0), max(min(read, extent + pad), pad, 0))
         for read, extent, pad in zip(reads, space, pads, strict=True)
     ]
     inner = tuple(slice(begin, end) for begin, end in spans)
     outer = tuple(slice(begin - pad, end - pad) for (begin, end), pad in zip(spans, pads, strict=True))
-    return frame, inner, outer
+    s, size, every = kernels[-1], x.itemsize, slice(None)
+    frame, taps = _steps((n, *reads, c), size), _steps((w.shape[0], *kernels, c), size)
+    return _Merged(
+        (n, *reads, c), (every, *inner), (every, *outer),
+        any(end - begin < read for (begin, end), read in zip(spans, reads, strict=True)),
+        all(o == slice(0, e) for o, e in zip(outer, space, strict=True)),
+        (n, s * c, *reads[:-1], reads[-1] - s + 1), (frame[0], size, *frame[1:-1]),
+        (w.shape[0], s * c, *kernels[:-1], 1), (taps[0], size, *taps[1:-1]),
+        Window((*win.kernel[:2], 1), win.stride, win.dilation, (0, 0, 0)),
+    )  # fmt: skip
 
 
-def _rows(frame: Array, w: Array, win: Window) -> tuple[Array, Array, Window]:
-    """Return views: the frame as overlapping rows of S C channels, weights K, (T, R,) S, C as K, (T, R,) 1, S C."""
-    n, *reads, c = frame.shape
-    s = win.kernel[2]
-    steps = (frame.strides[0], frame.itemsize, *frame.strides[1:-1])
-    seen = np.lib.stride_tricks.as_strided(frame, (n, s * c, *reads[:-1], reads[-1] - s + 1), steps)
-    turned = np.moveaxis(w, 1, -1)
-    flat = np.moveaxis(turned.reshape(*turned.shape[:-2], 1, s * c), -1, 1)
-    assert np.shares_memory(flat, w), "weights are K, R, C in memory"
-    return seen, flat, Window((*win.kernel[:2], 1), win.stride, win.dilation, (0, 0, 0))
+def _steps(extents: tuple[int, ...], size: int) -> tuple[int, ...]:
+    """Return the strides of a contiguous array, the last dim's last."""
+    return tuple(size * prod(extents[i + 1 :]) for i in range(len(extents)))

@@ -4,12 +4,13 @@ The kernels want as many channels out as in, and at least a vector of them.  Dep
 brought there, some samples at a time: a channel is written once for each of its outputs, zeros behind the last.
 
     C = 2, K = 6, vector of 8    x  a b    ->    a a a b b b 0 0
+
+As in `conv`, each function is told the shapes and returns the pass.
 """
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -17,10 +18,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from gridnn.compute.cpu.memory import Workspace, innermost, shaped
-from gridnn.compute.cpu.native.library import Library, block
-from gridnn.compute.cpu.native.walk import Walks, Window, address, axes, backward_walks, forward_walks, space
+from gridnn.compute.cpu.native.library import Library, array
+from gridnn.compute.cpu.native.walk import Walks, Window, axes, backward_walks, course, forward_walks
 
 Array = NDArray[Any]
+Pass = Callable[..., None]
 
 WIDTHS = (2, 4, 8)
 """Channels of a group that the kernels know, besides one."""
@@ -42,73 +44,73 @@ def suits(
     return w[1] in WIDTHS and w[1] < lanes + weights and lanes <= channels == w[0]
 
 
-def forward(
-    lib: Library, work: Workspace, x: Array, w: Array, y: Array, win: Window, *, bias: Array | None = None,
-    relu: bool = False,
-) -> None:  # fmt: skip
-    """Write the convolution of x (N, C, *S) with w (K, M, *R), C / M groups, plus bias, to y (N, K, *O); then relu.
+def forward(lib: Library, work: Workspace, x: Array, w: Array, y: Array, win: Window) -> Pass:
+    """Return the convolution of arrays like x (N, C, *S) with w (K, M, *R), C / M groups, to y (N, K, *O).
 
-    All are channels-last in memory; x and y with any outer strides, w without gaps.
+    The pass takes x, w, y, a bias (K,) or None, and whether to rectify.  All are channels-last in memory; x and y with
+    any outer strides, w without gaps.
     """
-    walks, outs, wide = forward_walks(space(y.shape), win), y.shape[1], _wide(lib, x.shape[1], w)
-    packed = _packed(lib, work, _lengthened(w, wide), turned=False)
-    if bias is not None:
-        bias = _lengthened(bias, wide)
-    for some in _chunks(x, wide, y):
-        xs, ys = _widened(work, "source", x[some], outs, wide), _room(work, y[some], wide)
-        _walk(lib, walks, xs, packed, ys, w, bias, relu)
-        if wide != outs:
-            y[some] = ys[:, :outs]
+    outs, wide = y.shape[1], _wide(lib, x.shape[1], w)
+    run = _walking(lib, work, forward_walks(y.shape, win), w, wide, turned=False)
+    chunks = _chunks(x, wide, y)
+
+    def compute(x: Array, w: Array, y: Array, bias: Array | None = None, relu: bool = False) -> None:
+        w, bias = _lengthened(w, wide), None if bias is None else _lengthened(bias, wide)
+        for some in chunks:
+            xs, ys = _widened(work, "source", x[some], outs, wide), _room(work, y[some], wide)
+            run(xs, w, ys, bias, relu)
+            if wide != outs:
+                y[some] = ys[:, :outs]
+
+    return compute
 
 
-def backward_data(lib: Library, work: Workspace, dy: Array, w: Array, dx: Array, win: Window) -> None:
-    """Write the gradient of `forward` by x to dx; elements that no window touched get zero."""
-    walks, outs, wide = backward_walks(space(dx.shape), win), dy.shape[1], _wide(lib, dx.shape[1], w)
-    packed = _packed(lib, work, _lengthened(w, wide), turned=True)
-    for some in _chunks(dx, wide, dy):
-        dys, dxs = _widened(work, "source", dy[some], outs, wide), _room(work, dx[some], wide)
-        _walk(lib, walks, dys, packed, dxs, w)
-        if wide != dx.shape[1]:
-            shares = innermost(dxs)[..., :outs].reshape(*innermost(dx[some]).shape, -1)
-            innermost(dx)[some] = shares.sum(-1)
+def backward_data(lib: Library, work: Workspace, dy: Array, w: Array, dx: Array, win: Window) -> Pass:
+    """Return the gradient of `forward` by x, of dy, w, dx; elements of dx that no window touched get zero."""
+    outs, wide = dy.shape[1], _wide(lib, dx.shape[1], w)
+    run = _walking(lib, work, backward_walks(dx.shape, win), w, wide, turned=True)
+    chunks = _chunks(dx, wide, dy)
+
+    def compute(dy: Array, w: Array, dx: Array) -> None:
+        w = _lengthened(w, wide)
+        for some in chunks:
+            dys, dxs = _widened(work, "source", dy[some], outs, wide), _room(work, dx[some], wide)
+            run(dys, w, dxs, None, False)
+            if wide != dx.shape[1]:
+                shares = innermost(dxs)[..., :outs].reshape(*innermost(dx[some]).shape, -1)
+                innermost(dx)[some] = shares.sum(-1)
+
+    return compute
 
 
-def backward_weights(
-    lib: Library, work: Workspace, x: Array, dy: Array, dw: Array, win: Window, *, add: bool = False
-) -> None:
-    """Write the gradient of `forward` by w to dw (memory K, R, M), or add it."""
+def backward_weights(lib: Library, work: Workspace, x: Array, dy: Array, dw: Array, win: Window) -> Pass:
+    """Return the gradient of `forward` by w: of x, dy, dw (memory K, R, M), and whether to add it to dw."""
     kernel, outs, wide = lib.kernel("depthwise_weights", x.dtype), dy.shape[1], _wide(lib, x.shape[1], dw)
-    target = dw if wide == outs else np.zeros((wide, *dw.shape[1:]), dw.dtype)
-    for some in _chunks(x, wide, dy):
-        xs = _widened(work, "source", x[some], outs, wide)
-        dys = _widened(work, "target", dy[some], outs, wide)
-        more = some.start > 0 or (add and target is dw)
-        kernel(ctypes.byref(block(xs)), ctypes.byref(block(dys)), axes(xs, dys, win), address(target),
-               ctypes.c_int(more), ctypes.c_int64(dw.shape[1]))  # fmt: skip
-    if target is not dw:
-        dw[...] = dw + target[:outs] if add else target[:outs]
+    chunks = _chunks(x, wide, dy)
+
+    def compute(x: Array, dy: Array, dw: Array, add: bool = False) -> None:
+        target = dw if wide == outs else np.zeros((wide, *dw.shape[1:]), dw.dtype)
+        for some in chunks:
+            xs = _widened(work, "source", x[some], outs, wide)
+            dys = _widened(work, "target", dy[some], outs, wide)
+            more = some.start > 0 or (add and target is dw)
+            kernel(array(xs), array(dys), array(target), axes(xs.shape, dys.shape, win), more)
+        if target is not dw:
+            dw[...] = dw + target[:outs] if add else target[:outs]
+
+    return compute
 
 
-def _walk(
-    lib: Library, walks: Walks, x: Array, packed: Array, y: Array, w: Array, bias: Array | None = None,
-    relu: bool = False,
-) -> None:  # fmt: skip
-    lib.kernel("depthwise_walk", x.dtype)(
-        ctypes.byref(block(x)), walks, ctypes.c_int64(len(walks)), address(packed),
-        ctypes.c_int64(prod(w.shape[2:])), ctypes.byref(block(y)), address(bias), ctypes.c_int(relu),
-        ctypes.c_int64(w.shape[1]),
-    )  # fmt: skip
+def _walking(lib: Library, work: Workspace, walks: Walks, w: Array, wide: int, *, turned: bool) -> Pass:
+    """Return the pass of source, weights, target, bias or None, relu; with `wide` channels, weights else like w."""
+    kernel, lanes, dtype = lib.kernel("depthwise", w.dtype), _lanes(lib, w.dtype), w.dtype
+    size, how = -(-wide // lanes) * lanes * prod(w.shape[1:]), course(walks, turned=turned)
 
+    def run(x: Array, w: Array, y: Array, bias: Array | None, relu: bool) -> None:
+        packed = work.take("packed", size, dtype)
+        kernel(array(x), array(w), array(y), how, array(bias), relu, array(packed))
 
-def _packed(lib: Library, work: Workspace, w: Array, turned: bool) -> Array:
-    """Return weights as depthwise_walk reads them, vector by vector of channels."""
-    lanes = _lanes(lib, w.dtype)
-    packed = work.take("packed", -(-w.shape[0] // lanes) * lanes * prod(w.shape[1:]), w.dtype)
-    lib.kernel("depthwise_pack", w.dtype)(
-        address(w), ctypes.c_int64(w.shape[0]), ctypes.c_int64(prod(w.shape[2:])), ctypes.c_int64(w.shape[1]),
-        ctypes.c_int(turned), address(packed),
-    )  # fmt: skip
-    return packed
+    return run
 
 
 def _lanes(lib: Library, dtype: DTypeLike) -> int:
@@ -120,12 +122,12 @@ def _wide(lib: Library, channels: int, w: Array) -> int:
     return channels if w.shape[1] > 1 else max(w.shape[0], _lanes(lib, w.dtype))
 
 
-def _chunks(x: Array, wide: int, y: Array) -> Iterator[slice]:
-    """Yield samples to compute at a time: all, or few where a wider copy of them is made."""
+def _chunks(x: Array, wide: int, y: Array) -> list[slice]:
+    """Return the samples to compute at a time: all, or few where a wider copy of them is made."""
     n, most = x.shape[0], x.shape[0]
     if not x.shape[1] == wide == y.shape[1]:
         most = max(NEAR_BYTES // (prod(x.shape[2:]) * wide * x.itemsize), 1)
-    yield from (slice(begin, min(begin + most, n)) for begin in range(0, n, most))
+    return [slice(begin, min(begin + most, n)) for begin in range(0, n, most)]
 
 
 def _room(work: Workspace, y: Array, wide: int) -> Array:

@@ -1,6 +1,11 @@
-"""The compiled kernels: which library a processor may load, and how an array is handed to it.
+"""The compiled kernels: which library a processor may load, and how arrays are handed to it.
 
-A kernel takes blocks: an address, five extents and four strides in elements, channels at unit stride.
+A kernel reads an array's address, extents and strides where NumPy keeps them, right behind the head of the object:
+
+    object  | head of a Python object | data | dims | extents | strides | ...
+                                      ^ array(x)
+
+It takes them as blocks, channels at unit stride:
 
     logical (N, C, *S)    ->    block  n d h w c   sn sd sh sw      missing space dims are 1
 """
@@ -8,7 +13,6 @@ A kernel takes blocks: an address, five extents and four strides in elements, ch
 from __future__ import annotations
 
 import ctypes
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +25,20 @@ _F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
 
 LEVELS = ("generic", "avx2", "avx512")  # in the numbering of gridnn_instruction_set
 
-
-class Block(ctypes.Structure):
-    """An array as a kernel sees it (struct block of kernels/cpu/common.h)."""
-
-    _fields_ = [
-        ("at", ctypes.c_void_p),
-        *[(name, ctypes.c_int64) for name in ["n", "d", "h", "w", "c", "sn", "sd", "sh", "sw"]],
-    ]
+_TYPES: dict[str, Any] = {"a": ctypes.c_void_p, "i": ctypes.c_int64, "d": ctypes.c_double}
+KERNELS = {
+    "relu": "aa", "relu_backward": "aaa", "add": "aaai", "bias": "aai", "bias_gradient": "aaaa", "copy": "aa",
+    "norm_moments": "aaa", "norm_statistics": "adddaaa", "norm_apply": "aaaaaai",
+    "norm_backward_sums": "aaaaa", "norm_backward_apply": "aaaaaaai",
+    "pool_max_forward": "aaaa", "pool_max_backward": "aaaa", "pool_average_forward": "aaai",
+    "pool_average_backward": "aaai", "pool_sum_space": "aa", "pool_spread_space": "aa",
+    "softmax_max": "aa", "softmax_sums": "aaaia", "softmax_gradient": "aaaaiddaa",
+    "update_sgd": "aaaddidd", "update_adam": "aaaadddddddd", "update_lars": "aaadddd",
+    "conv": "aaaaaia", "conv_weights": "aaaaiiaa",
+    "depthwise": "aaaaaia", "depthwise_weights": "aaaai",
+    "winograd_scratch": "aaa", "winograd_forward": "aaaaiiiia", "winograd_weights": "aaaiiia",
+}  # fmt: skip
+"""What each kernel takes: an array or another address, None for one that is missing; an integer; a real number."""
 
 
 class Library:
@@ -49,15 +59,17 @@ class Library:
         self.path, self.level = path, path.stem.removeprefix("libgridnn-")
         self._handle = ctypes.CDLL(str(path))
         self._kernels: dict[tuple[str, str], Any] = {}
+        self._threads = self.plain("threads")
 
     def kernel(self, name: str, dtype: np.dtype[Any]) -> Any:
-        """Return the kernel `name` for float32 or float64: a ctypes function that returns nothing."""
-        key = (name, dtype.char)
-        if key not in self._kernels:
-            found = getattr(self._handle, f"gridnn_{name}_{'f32' if dtype.char == 'f' else 'f64'}")
-            found.restype = None
-            self._kernels[key] = found
-        return self._kernels[key]
+        """Return one of `KERNELS` for float32 or float64: a ctypes function; `winograd_scratch` returns an integer."""
+        found = self._kernels.get((name, dtype.char))
+        if found is None:
+            found = self._handle[f"gridnn_{name}_{'f32' if dtype.char == 'f' else 'f64'}"]
+            found.argtypes = [_TYPES[letter] for letter in KERNELS[name]]
+            found.restype = ctypes.c_int64 if name == "winograd_scratch" else None
+            self._kernels[name, dtype.char] = found
+        return found
 
     def plain(self, name: str) -> Any:
         """Return a function that has no element type; it returns an int."""
@@ -70,7 +82,13 @@ class Library:
     @property
     def threads(self) -> int:
         """Threads of a parallel region."""
-        return int(self.plain("threads")())
+        return int(self._threads())
+
+    def sees(self, x: Array) -> bool:
+        """Whether kernels find the address, extents and strides of an array (R, C) of bytes."""
+        address = ctypes.c_void_p(x.ctypes.data)
+        rows, columns, step = map(ctypes.c_int64, (*x.shape, x.strides[0]))
+        return bool(self.plain("sees")(ctypes.c_void_p(array(x)), address, rows, columns, step))
 
 
 def load(folder: Path | None = None) -> Library | None:
@@ -83,10 +101,15 @@ def load(folder: Path | None = None) -> Library | None:
         library = Library(generic)
         for level in reversed(LEVELS[1 : 1 + library.plain("instruction_set")()]):
             if (folder / f"libgridnn-{level}.so").exists():
-                return Library(folder / f"libgridnn-{level}.so")
-    except OSError:  # built for another processor or C library
+                library = Library(folder / f"libgridnn-{level}.so")
+                break
+        # A Python or a NumPy that lays its objects out in another way is better met here than in a kernel.
+        return library if library.sees(np.zeros((5, 9), np.uint8)[:3, 2:]) else None
+    except (
+        OSError,
+        AttributeError,
+    ):  # built for another processor or C library; or before this file was changed
         return None
-    return library
 
 
 def fits(*arrays: Array) -> bool:
@@ -95,43 +118,21 @@ def fits(*arrays: Array) -> bool:
     if dtype is not _F32 and dtype is not _F64 and not (dtype.char in "fd" and dtype.isnative):
         return False
     for a in arrays:
-        if a.dtype != dtype or not 2 <= a.ndim <= 5 or not a.flags.aligned:
+        strides = a.strides
+        if (a.dtype is not dtype and a.dtype != dtype) or not 2 <= len(strides) <= 5 or not a.flags.aligned:
             return False
-        if a.strides[1] != dtype.itemsize and a.shape[1] > 1:
+        if strides[1] != a.itemsize and a.shape[1] > 1:
             return False
     return True
 
 
-# The address of an array's data stands right behind the head of the object: the layout that every extension compiled
-# against NumPy relies on. Read there it costs a tenth of x.ctypes.data, and a small layer has a dozen arrays a step.
 _HEAD = object.__basicsize__
-_address = ctypes.c_void_p.from_address
-_packed = struct.Struct("=10q").pack
 
 
-def pointer(x: Array) -> ctypes.c_void_p:
-    """Return the address of an array's first element; keep the array alive while it is used."""
-    return _address(id(x) + _HEAD)
+def array(x: Array | None) -> int | None:
+    """Return what a kernel takes for an array, None for none: an address inside the object, which outlives the call.
 
-
-def _block(*numbers: int) -> Block:
-    return Block.from_buffer_copy(_packed(*numbers))
-
-
-def block(x: Array) -> Block:
-    """Return an array (N, C, *S) that `fits` as a block; keep the array alive while the block is used."""
-    shape, strides, size = x.shape, x.strides, x.itemsize
-    at = _address(id(x) + _HEAD).value or 0
-    match len(shape):
-        case 4:
-            return _block(at, shape[0], 1, shape[2], shape[3], shape[1],
-                         strides[0] // size, 0, strides[2] // size, strides[3] // size)  # fmt: skip
-        case 2:
-            return _block(at, shape[0], 1, 1, 1, shape[1], strides[0] // size, 0, 0, 0)
-        case 3:
-            return _block(
-                at, shape[0], 1, 1, shape[2], shape[1], strides[0] // size, 0, 0, strides[2] // size
-            )
-    return _block(
-        at, shape[0], shape[2], shape[3], shape[4], shape[1], *(strides[i] // size for i in (0, 2, 3, 4))
-    )
+    So the array has a name where it is handed over; one made in the call itself would be gone before the kernel runs.
+    A kernel that computes on blocks wants an array that `fits`; vectors are contiguous, of the dtype it says.
+    """
+    return None if x is None else id(x) + _HEAD

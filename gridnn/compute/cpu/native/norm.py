@@ -1,7 +1,8 @@
 """Batch normalisation by the compiled kernels, cut where statistics are summed over ranks.
 
-Blocks are (N, C, *S) that `fits`, all of one dtype; vectors are (C,) of any float dtype.  The steps are those of
-the NumPy reference, with the rectifier and the sum that often follow a batch norm in the same pass:
+Blocks are (N, C, *S) that `fits`, all of one dtype; vectors are (C,) of any float dtype, statistics
+are mean and 1 / standard deviation: two vectors, or one array (2, C).  The steps are those of the NumPy reference,
+with the rectifier and the sum that often follow a batch norm in the same pass:
 
     forward    moments -> [sum over ranks] -> mean, inv_std -> apply [+ add] [relu]
     backward   backward_sums -> [sum over ranks] -> backward_apply        dy masked by y > 0 where y is given
@@ -9,11 +10,11 @@ the NumPy reference, with the rectifier and the sum that often follow a batch no
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 
-from gridnn.compute.cpu.native.library import Array, Library, block, pointer
+from gridnn.compute.cpu.native.library import Array, Library, array
+
+Statistics = Array | tuple[Array, Array]
 
 
 def moments(lib: Library, x: Array, shift: Array) -> Array:
@@ -24,15 +25,14 @@ def moments(lib: Library, x: Array, shift: Array) -> Array:
     sums = np.zeros((2, x.shape[1]))
     if x.size:
         about = np.ascontiguousarray(shift, np.float64)
-        lib.kernel("norm_moments", x.dtype)(ctypes.byref(block(x)), pointer(about), pointer(sums))
+        lib.kernel("norm_moments", x.dtype)(array(x), array(about), array(sums))
     return sums
 
 
 def apply(
     lib: Library,
     x: Array,
-    mean: Array,
-    inv_std: Array,
+    statistics: Statistics,
     gamma: Array,
     beta: Array,
     y: Array,
@@ -41,27 +41,22 @@ def apply(
 ) -> None:
     """Set y to (x - mean) inv_std gamma + beta, plus add if given, rectified if asked; y may be x or add."""
     if x.size:
-        vectors = np.array((mean, inv_std, gamma, beta), np.float64)
+        both = np.ascontiguousarray(statistics, np.float64)
+        scale, shift = np.ascontiguousarray(gamma, x.dtype), np.ascontiguousarray(beta, x.dtype)
         lib.kernel("norm_apply", x.dtype)(
-            ctypes.byref(block(x)),
-            None if add is None else ctypes.byref(block(add)),
-            ctypes.byref(block(y)), pointer(vectors), int(relu),
-        )  # fmt: skip
+            array(x), array(add), array(y), array(both), array(scale), array(shift), relu
+        )
 
 
-def backward_sums(lib: Library, x: Array, y: Array | None, mean: Array, inv_std: Array, dy: Array) -> Array:
+def backward_sums(lib: Library, x: Array, y: Array | None, statistics: Statistics, dy: Array) -> Array:
     """Sums of dy and of dy xhat over samples and space, the gradients of beta and gamma: float64 (2, C).
 
     Where y, the rectified output, is given, dy counts only where y > 0.
     """
     sums = np.zeros((2, x.shape[1]))
     if x.size:
-        vectors = np.array((mean, inv_std), np.float64)
-        lib.kernel("norm_backward_sums", x.dtype)(
-            ctypes.byref(block(x)),
-            None if y is None else ctypes.byref(block(y)),
-            ctypes.byref(block(dy)), pointer(vectors), pointer(sums),
-        )  # fmt: skip
+        both = np.ascontiguousarray(statistics, np.float64)
+        lib.kernel("norm_backward_sums", x.dtype)(array(x), array(y), array(dy), array(both), array(sums))
     return sums
 
 
@@ -69,8 +64,7 @@ def backward_apply(
     lib: Library,
     x: Array,
     y: Array | None,
-    mean: Array,
-    inv_std: Array,
+    statistics: Statistics,
     gamma: Array,
     dy: Array,
     sums: Array,
@@ -86,12 +80,11 @@ def backward_apply(
     count : elements a channel over all ranks.
     """
     if x.size:
-        vectors = np.array((mean, inv_std, gamma, sums[0], sums[1]), np.float64)
+        both, totals = np.ascontiguousarray(statistics, np.float64), np.ascontiguousarray(sums, np.float64)
+        scale = np.ascontiguousarray(gamma, x.dtype)
         lib.kernel("norm_backward_apply", x.dtype)(
-            ctypes.byref(block(x)),
-            None if y is None else ctypes.byref(block(y)),
-            ctypes.byref(block(dy)), ctypes.byref(block(dx)), pointer(vectors), ctypes.c_int64(count),
-        )  # fmt: skip
+            array(x), array(y), array(dy), array(dx), array(both), array(scale), array(totals), count
+        )
 
 
 def statistics(
@@ -100,7 +93,6 @@ def statistics(
     """Return mean and 1 / standard deviation of the batch, float64 (2, C); running mean and variance move in place."""
     out = np.empty(sums.shape)
     lib.kernel("norm_statistics", sums.dtype)(
-        pointer(sums), ctypes.c_int64(mean.size), ctypes.c_double(count), ctypes.c_double(momentum),
-        ctypes.c_double(eps), pointer(mean), pointer(variance), pointer(out),
-    )  # fmt: skip
+        array(sums), count, momentum, eps, array(mean), array(variance), array(out)
+    )
     return out

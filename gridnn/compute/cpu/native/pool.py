@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 
 import numpy as np
 
-from gridnn.compute.cpu.native.library import Array, Library, block
+from gridnn.compute.cpu.native.library import Array, Library, array
 
 Ints = Sequence[int]
 
@@ -47,9 +48,8 @@ def max_forward(
     if y.size:
         _check_saved(saved, y, kernel)
         lib.kernel("pool_max_forward", y.dtype)(
-            ctypes.byref(block(x)), ctypes.byref(block(y)), ctypes.byref(block(saved)),
-            _window(kernel, stride, dilation, pad_lo),
-        )  # fmt: skip
+            array(x), array(y), array(saved), _window(kernel, stride, dilation, pad_lo)
+        )
 
 
 def max_backward(
@@ -74,9 +74,8 @@ def max_backward(
     if dx.size:
         _check_saved(saved, dy, kernel)
         lib.kernel("pool_max_backward", dx.dtype)(
-            ctypes.byref(block(dy)), ctypes.byref(block(saved)), ctypes.byref(block(dx)),
-            _window(kernel, stride, dilation, pad_lo),
-        )  # fmt: skip
+            array(dy), array(saved), array(dx), _window(kernel, stride, dilation, pad_lo)
+        )
 
 
 def average_forward(
@@ -94,9 +93,8 @@ def average_forward(
     """Set y to the mean of each window; `count_pad` tells whether padding counts as zeros that were averaged."""
     if y.size:
         lib.kernel("pool_average_forward", y.dtype)(
-            ctypes.byref(block(x)), ctypes.byref(block(y)),
-            _window(kernel, stride, dilation, pad_lo), int(count_pad),
-        )  # fmt: skip
+            array(x), array(y), _window(kernel, stride, dilation, pad_lo), count_pad
+        )
 
 
 def average_backward(
@@ -114,15 +112,14 @@ def average_backward(
     """Set dx to the gradient of `average_forward` by x."""
     if dx.size:
         lib.kernel("pool_average_backward", dx.dtype)(
-            ctypes.byref(block(dy)), ctypes.byref(block(dx)),
-            _window(kernel, stride, dilation, pad_lo), int(count_pad),
-        )  # fmt: skip
+            array(dy), array(dx), _window(kernel, stride, dilation, pad_lo), count_pad
+        )
 
 
 def sum_space(lib: Library, x: Array, y: Array) -> None:
     """Set y (N, C) to the sum of x over all spatial dims; runs of 64 positions are added up in float64."""
     if x.size:
-        lib.kernel("pool_sum_space", x.dtype)(ctypes.byref(block(x)), ctypes.byref(block(y)))
+        lib.kernel("pool_sum_space", x.dtype)(array(x), array(y))
     else:
         y[...] = 0
 
@@ -130,11 +127,18 @@ def sum_space(lib: Library, x: Array, y: Array) -> None:
 def spread_space(lib: Library, dy: Array, dx: Array) -> None:
     """Set dx to dy (N, C) at every position: the adjoint of `sum_space`."""
     if dx.size:
-        lib.kernel("pool_spread_space", dx.dtype)(ctypes.byref(block(dy)), ctypes.byref(block(dx)))
+        lib.kernel("pool_spread_space", dx.dtype)(array(dy), array(dx))
 
 
 def _window(kernel: Ints, stride: Ints, dilation: Ints, pad_lo: Ints) -> ctypes.Array[ctypes.c_int64]:
-    """The window as a kernel sees it: four integers of d, h and w each; missing dims are the first."""
+    """Return the window as a kernel sees it: four integers of d, h and w each; missing dims are the first."""
+    return _twelve(tuple(kernel), tuple(stride), tuple(dilation), tuple(pad_lo))
+
+
+@lru_cache(maxsize=4096)
+def _twelve(
+    kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...], pad_lo: tuple[int, ...]
+) -> ctypes.Array[ctypes.c_int64]:
     missing = 3 - len(kernel)
     ones, zeros = (1,) * missing, (0,) * missing
     return _Twelve(*ones, *kernel, *ones, *stride, *ones, *dilation, *zeros, *pad_lo)

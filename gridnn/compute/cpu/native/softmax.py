@@ -6,11 +6,9 @@ the NumPy reference, whose `losses` and `best_class` serve both.
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 
-from gridnn.compute.cpu.native.library import Array, Library, block, pointer
+from gridnn.compute.cpu.native.library import Array, Library, array
 
 
 def block_max(lib: Library, x: Array, top: Array) -> None:
@@ -19,7 +17,7 @@ def block_max(lib: Library, x: Array, top: Array) -> None:
         assert top.dtype == x.dtype and top.flags.c_contiguous, (
             "top is contiguous, of the dtype of the logits"
         )
-        lib.kernel("softmax_max", x.dtype)(ctypes.byref(block(x)), pointer(top))
+        lib.kernel("softmax_max", x.dtype)(array(x), array(top))
     else:
         top[...] = -np.inf
 
@@ -41,9 +39,7 @@ def block_sums(lib: Library, x: Array, top: Array, labels: Array, k_start: int) 
     sums = np.zeros((3, *labels.shape))
     if x.size:
         tops, ids = np.ascontiguousarray(top, x.dtype), np.ascontiguousarray(labels, np.int64)
-        lib.kernel("softmax_sums", x.dtype)(
-            ctypes.byref(block(x)), pointer(tops), pointer(ids), ctypes.c_int64(k_start), pointer(sums)
-        )
+        lib.kernel("softmax_sums", x.dtype)(array(x), array(tops), array(ids), k_start, array(sums))
     return sums
 
 
@@ -73,7 +69,6 @@ def gradient(
         tops, ids = np.ascontiguousarray(top, x.dtype), np.ascontiguousarray(labels, np.int64)
         totals, weights = np.ascontiguousarray(sum_exp, np.float64), np.ascontiguousarray(weight, np.float64)
         lib.kernel("softmax_gradient", x.dtype)(
-            ctypes.byref(block(x)), pointer(tops), pointer(totals), pointer(ids), ctypes.c_int64(k_start),
-            ctypes.c_double(smoothing / classes), ctypes.c_double(1 - smoothing), pointer(weights),
-            ctypes.byref(block(dx)),
+            array(x), array(tops), array(totals), array(ids), k_start, smoothing / classes, 1 - smoothing,
+            array(weights), array(dx),
         )  # fmt: skip

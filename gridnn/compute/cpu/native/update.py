@@ -7,12 +7,9 @@ any number of threads.
 
 from __future__ import annotations
 
-import ctypes
 import math
 
-from gridnn.compute.cpu.native.library import Array, Library, pointer
-
-_real = ctypes.c_double
+from gridnn.compute.cpu.native.library import Array, Library, array
 
 
 def sgd(
@@ -31,8 +28,7 @@ def sgd(
     if w.size:
         _check(w, g, *([] if velocity is None else [velocity]))
         lib.kernel("update_sgd", w.dtype)(
-            pointer(w), pointer(g), None if velocity is None else pointer(velocity), ctypes.c_int64(w.size),
-            _real(lr), _real(momentum), int(nesterov), _real(weight_decay), _real(grad_scale),
+            array(w), array(g), array(velocity), lr, momentum, nesterov, weight_decay, grad_scale
         )  # fmt: skip
 
 
@@ -90,8 +86,7 @@ def lars(
     if w.size:
         _check(w, g, velocity)
         lib.kernel("update_lars", w.dtype)(
-            pointer(w), pointer(g), pointer(velocity), ctypes.c_int64(w.size),
-            _real(lr * rate), _real(momentum), _real(weight_decay), _real(grad_scale),
+            array(w), array(g), array(velocity), lr * rate, momentum, weight_decay, grad_scale
         )  # fmt: skip
 
 
@@ -115,8 +110,8 @@ def _adam(
         _check(w, g, m, v)
         root, pace = 1 / math.sqrt(1.0 - beta2**step), lr / (1.0 - beta1**step)
         lib.kernel("update_adam", w.dtype)(
-            pointer(w), pointer(g), pointer(m), pointer(v), ctypes.c_int64(w.size),
-            *map(_real, (beta1, beta2, eps, weight_decay, grad_scale, keep, root, pace)),
+            array(w), array(g), array(m), array(v),
+            beta1, beta2, eps, weight_decay, grad_scale, keep, root, pace,
         )  # fmt: skip
 
 

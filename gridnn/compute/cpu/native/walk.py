@@ -14,12 +14,7 @@ from functools import lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
-from numpy.typing import NDArray
-
 from gridnn.compute.cpu import window as windows
-from gridnn.compute.cpu.native.library import pointer
-
-Array = NDArray[Any]
 
 
 class Window(NamedTuple):
@@ -66,52 +61,67 @@ class Walk(ctypes.Structure):
 Walks = ctypes.Array[Walk]
 
 
+class Course(ctypes.Structure):
+    """Walks, and how they are gone (struct course)."""
+
+    _fields_ = [
+        ("walks", ctypes.c_void_p),
+        *[(name, ctypes.c_int64) for name in ("many", "groups", "turned", "adds")],
+    ]
+
+
+def course(walks: Walks, groups: int = 1, *, turned: bool, adds: bool = False) -> Any:
+    """Return walks with how they are gone, as a kernel takes them.
+
+    Parameters
+    ----------
+    turned
+        From the gradient by the output to that by the input.
+    adds
+        To what is there, instead of replacing it.
+    """
+    made = Course(ctypes.addressof(walks), len(walks), groups, turned, adds)
+    made.kept = walks  # as above
+    return ctypes.byref(made)
+
+
 @lru_cache(maxsize=4096)
-def forward_walks(outs: tuple[int, ...], win: Window) -> Walks:
-    """Return the one walk over all outputs."""
+def forward_walks(y: tuple[int, ...], win: Window) -> Walks:
+    """Return the one walk over all outputs of a shape (N, K, *O)."""
     dims = [
         _dim(out, 0, 1, stride, range(r), [t * dilation - pad for t in range(r)])
-        for out, r, stride, dilation, pad in zip(outs, *win, strict=True)
+        for out, r, stride, dilation, pad in zip(_space(y), *win, strict=True)
     ]
     return _walks([dims], win)
 
 
 @lru_cache(maxsize=4096)
-def backward_walks(extents: tuple[int, ...], win: Window) -> Walks:
-    """Return a walk for each phase of the inputs, modulo the strides."""
-    dims = [list(_phases(*each)) for each in zip(extents, *win, strict=True)]
+def backward_walks(x: tuple[int, ...], win: Window) -> Walks:
+    """Return a walk for each phase of the inputs of a shape (N, C, *S), modulo the strides."""
+    dims = [list(_phases(*each)) for each in zip(_space(x), *win, strict=True)]
     return _walks(product(*dims), win)
 
 
 @lru_cache(maxsize=4096)
-def scatter_walks(outs: tuple[int, ...], win: Window) -> Walks:
+def scatter_walks(y: tuple[int, ...], win: Window) -> Walks:
     """Backward data the other way: one walk a tap over all outputs, each adding a row of S C where it was read."""
     dims = [
         [_dim(out, t * dilation - pad, stride, 1, [t], [0]) for t in range(r)]
-        for out, r, stride, dilation, pad in zip(outs, *win, strict=True)
+        for out, r, stride, dilation, pad in zip(_space(y), *win, strict=True)
     ]
     return _walks(product(*dims), win)
 
 
-def axes(x: Array, dy: Array, win: Window) -> ctypes.Array[ctypes.c_int64]:
-    """Return what a kernel of gradients by weights is told: six integers for each of d, h, w (struct axis)."""
-    return _axes(x.shape, dy.shape, win)
-
-
 @lru_cache(maxsize=4096)
-def _axes(x: tuple[int, ...], dy: tuple[int, ...], win: Window) -> ctypes.Array[ctypes.c_int64]:
-    sizes = zip(space(dy), space(x), *win, strict=True)
+def axes(x: tuple[int, ...], dy: tuple[int, ...], win: Window) -> ctypes.Array[ctypes.c_int64]:
+    """Return what a kernel of gradients by weights is told: six integers for each of d, h, w (struct axis)."""
+    sizes = zip(_space(dy), _space(x), *win, strict=True)
     return (ctypes.c_int64 * 18)(*(i for axis in sizes for i in axis))
 
 
-def space(shape: Sequence[int]) -> tuple[int, ...]:
+def _space(shape: Sequence[int]) -> tuple[int, ...]:
     """Return the three space extents of a shape (N, C, *S)."""
     return (*(1,) * (5 - len(shape)), *shape[2:])
-
-
-def address(array: Array | None) -> ctypes.c_void_p | None:
-    """Return where an array begins, for a kernel; keep the array alive meanwhile."""
-    return None if array is None else pointer(array)
 
 
 def _phases(extent: int, kernel: int, stride: int, dilation: int, pad: int) -> Iterator[Dim]:

@@ -8,12 +8,13 @@ Four or nearly three times fewer products than a direct convolution, for transfo
 
 A tile that hangs over the edge of the output costs as much as a whole one.  The price is rounding: in float32
 errors reach 4e-6 of the largest result where those of a direct sum reach 6e-7 (tests/compute/test_winograd.py).
+
+As in `conv`, each function is told the shapes and returns the pass.
 """
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -21,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gridnn.compute.cpu.memory import Workspace
-from gridnn.compute.cpu.native.library import Block, Library, block
+from gridnn.compute.cpu.native.library import Library, array
 
 Array = NDArray[Any]
+Pass = Callable[..., None]
 
 WINDOWS = ((3, 3), (5, 5))
 """Windows the kernels know."""
@@ -63,59 +65,49 @@ def pays(w_shape: Sequence[int], y_shape: Sequence[int], *, weights: bool = Fals
     return min(w_shape[:2]) >= LEAST_CHANNELS and 36 * tiles + fixed < r * r * n * prod(space)
 
 
-def forward(
-    lib: Library, work: Workspace, x: Array, w: Array, y: Array, *, pad_lo: Sequence[int],
-    bias: Array | None = None, relu: bool = False,
-) -> None:  # fmt: skip
-    """Write the convolution of x (N, C, H, W) with w (K, C, R, R), plus bias, to y (N, K, *O); then relu.
+def forward(lib: Library, work: Workspace, x: Array, w: Array, y: Array, *, pad_lo: Sequence[int]) -> Pass:
+    """Return the convolution of arrays like x (N, C, H, W) with w (K, C, R, R), to y (N, K, *O).
 
-    All are channels-last in memory, with any outer strides.  The pads behind x are what the extents of y ask for;
-    negative pads crop.
+    The pass takes x, w, y, a bias (K,) or None, and whether to rectify.  All are channels-last in memory, with any
+    outer strides.  The pads behind x are what the extents of y ask for; negative pads crop.
     """
-    xs, ws, ys = block(x), block(w), block(y)
-    elements = _elements(lib, x.dtype, xs, ws, ys)
-    _run(lib, work, x.dtype, xs, ws, ys, elements, pad_lo, bias, relu, mirrored=False)
+    kernel, room, (high, wide) = lib.kernel("winograd_forward", x.dtype), _room(lib, work, x.dtype), pad_lo
+
+    def compute(x: Array, w: Array, y: Array, bias: Array | None = None, relu: bool = False) -> None:
+        scratch = room(x, w, y)
+        kernel(array(x), array(w), array(bias), array(y), high, wide, relu, False, array(scratch))
+
+    return compute
 
 
 def backward_data(
     lib: Library, work: Workspace, dy: Array, w: Array, dx: Array, *, pad_lo: Sequence[int]
-) -> None:
-    """Write the gradient of `forward` by x to dx; elements that no window touched get zero."""
-    dys, ws, dxs = block(dy), block(w), block(dx)
-    elements = _elements(lib, dy.dtype, dxs, ws, dys)
-    lo = [r - 1 - p for r, p in zip(w.shape[2:], pad_lo, strict=True)]
-    _run(lib, work, dy.dtype, dys, ws, dxs, elements, lo, None, False, mirrored=True)
+) -> Pass:
+    """Return the gradient of `forward` by x, of dy, w, dx; elements of dx that no window touched get zero."""
+    kernel, room = lib.kernel("winograd_forward", dy.dtype), _room(lib, work, dy.dtype)
+    high, wide = (r - 1 - p for r, p in zip(w.shape[2:], pad_lo, strict=True))
+
+    def compute(dy: Array, w: Array, dx: Array) -> None:
+        scratch = room(dx, w, dy)
+        kernel(array(dy), array(w), None, array(dx), high, wide, False, True, array(scratch))
+
+    return compute
 
 
 def backward_weights(
-    lib: Library, work: Workspace, x: Array, dy: Array, dw: Array, *, pad_lo: Sequence[int], add: bool = False
-) -> None:
-    """Write the gradient of `forward` by w to dw (K, C, R, R), or add it."""
-    xs, dys, dws = block(x), block(dy), block(dw)
-    scratch = work.take("winograd", _elements(lib, x.dtype, xs, dws, dys), x.dtype)
-    lib.kernel("winograd_weights", x.dtype)(
-        ctypes.byref(xs), ctypes.byref(dys), ctypes.byref(dws), *map(ctypes.c_int64, pad_lo),
-        ctypes.c_int64(add), _address(scratch),
-    )  # fmt: skip
+    lib: Library, work: Workspace, x: Array, dy: Array, dw: Array, *, pad_lo: Sequence[int]
+) -> Pass:
+    """Return the gradient of `forward` by w: of x, dy, dw (K, C, R, R), and whether to add it to dw."""
+    kernel, room, (high, wide) = lib.kernel("winograd_weights", x.dtype), _room(lib, work, x.dtype), pad_lo
+
+    def compute(x: Array, dy: Array, dw: Array, add: bool = False) -> None:
+        scratch = room(x, dw, dy)
+        kernel(array(x), array(dy), array(dw), high, wide, add, array(scratch))
+
+    return compute
 
 
-def _run(
-    lib: Library, work: Workspace, dtype: np.dtype[Any], x: Block, w: Block, y: Block, elements: int,
-    pad_lo: Sequence[int], bias: Array | None, relu: bool, *, mirrored: bool,
-) -> None:  # fmt: skip
-    scratch = work.take("winograd", elements, dtype)
-    lib.kernel("winograd_forward", dtype)(
-        ctypes.byref(x), ctypes.byref(w), None if bias is None else _address(bias), ctypes.byref(y),
-        *map(ctypes.c_int64, pad_lo), ctypes.c_int64(relu), ctypes.c_int64(mirrored), _address(scratch),
-    )  # fmt: skip
-
-
-def _elements(lib: Library, dtype: np.dtype[Any], x: Block, w: Block, y: Block) -> int:
-    elements = ctypes.c_int64()
-    kernel = lib.kernel("winograd_scratch", dtype)
-    kernel(ctypes.byref(x), ctypes.byref(w), ctypes.byref(y), ctypes.byref(elements))
-    return elements.value
-
-
-def _address(array: Array) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.__array_interface__["data"][0])
+def _room(lib: Library, work: Workspace, dtype: np.dtype[Any]) -> Callable[[Array, Array, Array], Array]:
+    """Return what gives the scratch for x, w and y; how much that is depends on the threads at the time of a call."""
+    elements = lib.kernel("winograd_scratch", dtype)
+    return lambda x, w, y: work.take("winograd", elements(array(x), array(w), array(y)), dtype)
