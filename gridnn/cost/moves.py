@@ -33,6 +33,10 @@ SAMPLE = 64
 """Ranks that are looked at where grids are not powers of two."""
 
 
+TILE_PAIRS = 1 << 15
+"""Pairs of grids (times ranks that are looked at) that are priced at once."""
+
+
 class Moves:
     """Prices edges of one job on one machine; what dims of equal cuts have in common is kept.
 
@@ -70,6 +74,11 @@ class Moves:
         """
         aligned = source_grids.aligned and target_grids.aligned and all(u & (u - 1) == 0 for u in self.units)
         ranks = None if aligned else self.ranks
+        pairs = np.broadcast(rows, columns).size * (1 if ranks is None else len(ranks))
+        if pairs > TILE_PAIRS and len(rows) > 1 and rows.ndim == 2:  # temporaries stay in the caches
+            tiles = np.array_split(rows, min(len(rows), -(-pairs // TILE_PAIRS)))
+            given = source, source_grids, target, target_grids, target_copies
+            return np.concatenate([self.seconds(*given, tile, columns) for tile in tiles])
         held, total = self._overlaps(source, target, rows, columns, ranks)
         sizes, shared = (source_grids.sizes[rows], target_grids.sizes[columns]), target_copies[columns]
         own = held[0]  # of the ranks that send: those that receive may be beyond the source's grid and own nothing
@@ -255,10 +264,26 @@ def _by_parts(s: Cut, t: Cut, known: dict[object, Counts]) -> Counts:
         wanted: list[list[Ints]] = [[] for _ in ways]
         needs = [t.intervals(column) for column in columns.tolist()]
         for a, way in enumerate(ways.tolist()):
-            start, stop = s.intervals(way)
-            for b, (low, high) in enumerate(needs):
-                shared = np.maximum(np.minimum(stop[:, None], high) - np.maximum(start[:, None], low), 0)
-                met[a, b], meeting[a, b] = (shared > 0).sum(0).max(), (shared > 0).sum(1).max()
-                wanted[a].append(shared.sum(1))
+            blocks = s.intervals(way)
+            for b, want in enumerate(needs):
+                met[a, b], meeting[a, b] = _most_met(blocks, want), _most_met(want, blocks)
+                wanted[a].append(_below(want, blocks[1]) - _below(want, blocks[0]))
         known[key] = met, meeting, wanted
     return known[key]
+
+
+def _most_met(blocks: tuple[Ints, Ints], others: tuple[Ints, Ints]) -> int:
+    """Return how many blocks one of the others meets at most."""
+    (start, stop), (low, high) = (tuple(e[pair[1] > pair[0]] for e in pair) for pair in (blocks, others))
+    before = np.searchsorted(np.sort(stop), low, "right")
+    return int((np.searchsorted(np.sort(start), high, "left") - before).max(initial=0))
+
+
+def _below(intervals: tuple[Ints, Ints], at: Ints) -> Ints:
+    """Return the elements of all intervals together that lie below each of some indices."""
+    total = np.zeros(len(at), dtype=np.int64)
+    for sign, ends in zip((1, -1), intervals, strict=True):
+        ends = np.sort(ends)
+        count, sums = np.searchsorted(ends, at, "left"), np.concatenate([[0], np.cumsum(ends)])
+        total += sign * (count * at - sums[count])
+    return total
