@@ -8,8 +8,8 @@ bound; a message carries to the next node of a chain what its past costs at leas
     0─1─2─3─4        0*─1─2─3*─4      main path              each pass splits anew, so that the chains
     └─────┘          0*──────3*       skip                   agree better: the bound never falls
 
-On a tree the bound is the optimum and the bounds of choices are exact after one pass each way.  Elsewhere it
-comes near, for O(edges * C^2) a pass.  The passes are sequential tree-reweighted message passing:
+On a chain the bound is the optimum and the bounds of choices are exact after one pass each way.  Elsewhere they
+come near, for O(edges * C^2) a pass.  The passes are sequential tree-reweighted message passing:
 Kolmogorov, "Convergent tree-reweighted message passing for energy minimization", PAMI 28 (2006).
 """
 

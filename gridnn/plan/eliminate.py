@@ -78,16 +78,21 @@ def cheapest(graph: CostGraph, *, memory_limit: float | None = None, upper: floa
         if graph.memory is None:
             raise ValueError("a memory limit needs a graph with memory")
         fits = cheapest_within(graph, memory_limit, reach, minimum)
-        memory, gap = memory_of(graph, fits.choice), fits.cost - fits.lower
-        return Optimum(fits.choice, fits.cost, core, gap, memory, total, fits.kept, fits.price)
+        # The price of memory may have rounded the bound: far more than SLACK would be needed to lose a solution.
+        if fits.lower > reach + 1e-9 * abs(reach):
+            raise _too_low(reach)
+        memory, gap = memory_of(graph, fits.choice), float(fits.cost - fits.lower)
+        return Optimum(fits.choice, fits.cost, core, gap, memory, total, fits.kept, float(fits.price))
     start = begin(graph, reach)
     found = None if start is None else minimum(start)
     if found is None or found.best is None:
-        if upper is not None:
-            raise ValueError(f"no choice costs {upper} or less: an upper bound must be a cost that exists")
-        raise impossible()
+        raise impossible() if upper is None else _too_low(upper)
     memory, kept = memory_of(graph, found.best), sum(found.graph.sizes)
     return Optimum(found.best, cost_of(graph, found.best), core, 0.0, memory, total, kept)
+
+
+def _too_low(upper: float) -> ValueError:
+    return ValueError(f"no choice costs {upper} or less: an upper bound must be a cost that exists")
 
 
 def minimum(state: Narrowed) -> Narrowed | None:

@@ -121,8 +121,9 @@ def cheapest_frontier(graph: CostGraph, plan: Schedule, rules: Rules) -> tuple[t
     whole = Labels((), {}, np.array([constant]), np.array([taken]), single)
     outer = _outwards(buckets, constants, priced, constant + rules.price * taken)
     least = tuple(float(m.min()) for m in graph.memory)
+    # Where no node has a choice left, this is all there is to do.
+    whole, exact = _shorten(whole, (), np.array(math.fsum(constants.values())), sizes, least, rules)
     made: dict[int, Labels] = {}
-    exact = True
     for number, bucket in enumerate(buckets):
         i, scope = bucket.node, (bucket.node, *bucket.around)
         joined = Labels((i,), {i: np.arange(sizes[i])}, costs[i], graph.memory[i], frozenset((i,)))

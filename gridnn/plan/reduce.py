@@ -26,11 +26,13 @@ from gridnn.plan.eliminate import Optimum, cheapest
 from gridnn.plan.narrow import slack
 from gridnn.plan.problem import Problem
 
-FIRST = 48
+FIRST = 64
 """Candidates of a layer that are active at first."""
 SWEEPS = 3
 """Passes of messages there and back in a round."""
-ROUNDS = 40
+ROUNDS = 60
+PROMISING = 0.07
+"""Candidates become active whose bound is within this part of the margin: bounds get better before the others are asked."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class _Lazy:
         return said
 
     def promote(self, excess: Sequence[Vector], margin: float, most_pairs: int) -> bool:
-        """Make candidates active whose bound is within the margin, the best first; False if there are none (or too many)."""
+        """Make promising candidates active; False if none is within the margin, or pairs have run out."""
         wanted: dict[int, Vector] = {}
         for i, vector in enumerate(excess):
             key = id(self.problem.layers[i])
@@ -180,8 +182,9 @@ class _Lazy:
             idle = np.setdiff1d(np.flatnonzero(vector <= margin), self.active[key])
             if idle.size:
                 grown = True
-                room = max(FIRST, len(self.active[key]))  # at most twice as many a round: bounds get better meanwhile
-                self._add(key, idle[np.argsort(vector[idle], kind="stable")][:room])
+                best = idle[np.argsort(vector[idle], kind="stable")]
+                promising = int((vector[best] <= PROMISING * margin).sum())
+                self._add(key, best[: promising or max(4, len(best) // 8)])
         pairs = {(id(self.problem.layers[i]), id(self.problem.layers[j])): (i, j) for i, j in self.floors}
         return grown and sum(len(self.of(i)) * len(self.of(j)) for i, j in pairs.values()) <= most_pairs
 

@@ -8,7 +8,7 @@ With all else fixed this is a vector over the layer's candidates; its least entr
 Both are then priced again with faster and slower links and with other batches:
 
     bandwidth x       1/64 ... 1/2    1    2   ...  64
-    rival - own, us          -0.4    0.9  1.3            x = 0.58, by bisection and then a line in 1/x
+    rival - own, us          -0.4    0.9  1.3            x = 0.58, by bisection, then lines in 1/x
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from math import log2
 from typing import NamedTuple
 
 import numpy as np
@@ -24,12 +25,15 @@ from gridnn.cost.grids import Cut, Grids, Ints
 from gridnn.cost.machine import Machine
 from gridnn.cost.moves import Floats
 from gridnn.cost.tables import LayerCosts
-from gridnn.plan.problem import Degrees, Job, Problem
+from gridnn.network.graph import INPUT
+from gridnn.plan.problem import Degrees, Job
 
 OCTAVES = 6
 """Bandwidths and batches are looked at up to this many doublings away."""
 SAME = 1e-9
 """Times of a relative difference below this are one."""
+ZERO_STEPS, SAME_ZERO = 6, 1e-3
+"""Steps towards the zero of a margin, and the part of it that is none."""
 
 
 class Part(NamedTuple):
@@ -47,48 +51,73 @@ OWN = ("compute", "settle", "statistics", "gradients")
 
 
 class Around:
-    """Seconds of every candidate of a layer with all other layers held where they are; equal cases are shared.
+    """Seconds of every candidate of a layer with all other layers held where they are.
+
+    Nothing is priced before it is asked for, and nothing twice: layers that are alike share what they cost.
 
     Parameters
     ----------
+    candidates
+        Grids of every layer, in the order of the network; the same object for the same grids.
     choice
         The candidate of every layer.
     """
 
-    def __init__(self, problem: Problem, choice: Sequence[int]) -> None:
-        self.problem, self.choice = problem, tuple(choice)
-        self._edges: dict[tuple[int, int, int, int, bool], Floats] = {}
-        self._parts: list[list[Part]] = [[Part(what) for what in OWN] for _ in problem.nodes]
-        for producer, consumer, number in problem.edges:
-            self._parts[consumer].append(Part("in", producer, number))
-            self._parts[producer].append(Part("out", consumer, number))
+    def __init__(self, job: Job, candidates: Sequence[Grids], choice: Sequence[int]) -> None:
+        self.job, self.candidates, self.choice = job, tuple(candidates), tuple(choice)
+        self.tables, self.nodes = job.tables(), job.network.nodes
+        self._layers: dict[object, LayerCosts] = {}
+        self._edges: dict[object, Floats] = {}
+        self._parts: list[list[Part]] = [[Part(what) for what in OWN] for _ in self.nodes]
+        at = {node.name: i for i, node in enumerate(self.nodes)}
+        for i, node in enumerate(self.nodes):
+            for number, name in enumerate(node.inputs):
+                if name != INPUT:
+                    self._parts[i].append(Part("in", at[name], number))
+                    self._parts[at[name]].append(Part("out", i, number))
+
+    def layer(self, layer: int) -> LayerCosts:
+        """Return what a layer costs by itself under every candidate."""
+        node, shapes, grids = self.nodes[layer], self.job.network.shapes, self.candidates[layer]
+        inputs, first = tuple(shapes[i] for i in node.inputs), set(node.inputs) == {INPUT}
+        key = (node.spec, inputs, shapes[node.name], id(grids), first, bool(node.shared))
+        if key not in self._layers:
+            self._layers[key] = self.tables.layer(
+                node.spec, inputs, shapes[node.name], grids, first=first, shares=bool(node.shared)
+            )
+        return self._layers[key]
 
     def parts(self, layer: int) -> dict[Part, Floats]:
         """Return the seconds of every part under every candidate, (C,) each."""
-        own = self.problem.layers[layer]
-        return {part: self._seconds(own, part) for part in self._parts[layer]}
+        return {part: self._seconds(self.layer(layer), part) for part in self._parts[layer]}
 
     def total(self, layer: int) -> Floats:
         """Return the seconds of every candidate, (C,)."""
-        return np.sum(list(self.parts(layer).values()), axis=0)
+        total: Floats = np.sum(list(self.parts(layer).values()), axis=0)
+        return total
+
+    def margin(self, layer: int, other: int = 1) -> float:
+        """Return the seconds another candidate costs more; 0 where both take the same but for rounding."""
+        total = self.total(layer)
+        mine, theirs = float(total[self.choice[layer]]), float(total[other])
+        return theirs - mine if abs(theirs - mine) > SAME * max(theirs, mine) else 0.0
 
     def _seconds(self, own: LayerCosts, part: Part) -> Floats:
         if part.what not in ("in", "out"):
             return np.broadcast_to(getattr(own, f"{part.what}_s"), len(own.grids))
-        other, fixed, entering = self.problem.layers[part.other], self.choice[part.other], part.what == "in"
+        other, fixed, entering = self.layer(part.other), self.choice[part.other], part.what == "in"
         key = (id(own), id(other), fixed, part.number, entering)
         if key not in self._edges:
             ends = (other, own) if entering else (own, other)
-            rows, columns = np.arange(len(own.grids)), np.array([fixed])
-            here = (columns, rows) if entering else (rows, columns)
-            self._edges[key] = self.problem.tables.edge(*ends, part.number, *here)
+            moving, held = np.arange(len(own.grids)), np.array([fixed])
+            rows, columns = (held, moving) if entering else (moving, held)
+            self._edges[key] = self.tables.edge(*ends, part.number, rows, columns)
         return self._edges[key]
 
 
 def next_best(around: Around, layer: int) -> int | None:
     """Return the cheapest candidate of a layer that is not its own, by whatever name; None if there is none."""
-    own, costs = around.choice[layer], around.problem.layers[layer]
-    ranks = np.arange(around.problem.job.procs)
+    own, costs, ranks = around.choice[layer], around.layer(layer), np.arange(around.job.procs)
     for other in np.argsort(around.total(layer), kind="stable"):
         if other != own and not _alike(costs, own, int(other), ranks):
             return int(other)
@@ -105,7 +134,9 @@ def _alike(costs: LayerCosts, one: int, other: int, ranks: Ints) -> bool:
     layouts = [costs.out, *(need for need, _ in costs.needs)]
     shared = all(copies[one] == copies[other] for _, copies in costs.needs)
     sizes = costs.grids.sizes
-    return bool(sizes[one] == sizes[other]) and shared and all(same(cut) for layout in layouts for cut in layout)
+    return (
+        bool(sizes[one] == sizes[other]) and shared and all(same(cut) for layout in layouts for cut in layout)
+    )
 
 
 @dataclass(frozen=True)
@@ -124,50 +155,65 @@ def flips(job: Job, own: Sequence[Degrees], rivals: Sequence[Degrees | None]) ->
     own, rivals
         The grid of every layer in the plan, and its next best.
     """
-    pairs, first = _pairs(own, rivals), np.array([rival[0] if rival else 0 for rival in rivals])
+    pairs, here = _pairs(own, rivals), [0] * len(own)
 
     @cache
-    def by_bandwidth(octave: int) -> Floats:
-        return _margins(replace(job, machine=faster(job.machine, 2.0**octave)), pairs)
+    def by_bandwidth(octaves: float) -> Around:
+        return Around(replace(job, machine=faster(job.machine, 2.0**octaves)), pairs, here)
 
     @cache
-    def by_batch(octave: int) -> Floats:
-        other = with_batch(job, octave)
-        return np.where(first <= other.per_pass, _margins(other, pairs), np.inf)
+    def by_batch(octaves: int) -> Around:
+        return Around(with_batch(job, octaves), pairs, here)
 
     ends, found = batch_range(job, own), list[Flip]()
-    for i in range(len(own)):
-        links = _first_octave(by_bandwidth, i, (-OCTAVES, OCTAVES))
-        batch = _first_octave(by_batch, i, ends)
+    for i, rival in enumerate(rivals):
+        least = rival[0] if rival else 0
+
+        def faster_links(octaves: float, i: int = i) -> float:
+            return by_bandwidth(octaves).margin(i)
+
+        def larger_batch(octaves: int, i: int = i, least: int = least) -> float:
+            return by_batch(octaves).margin(i) if with_batch(job, octaves).per_pass >= least else np.inf
+
+        links = _first_octave(faster_links, (-OCTAVES, OCTAVES))
+        batch = _first_octave(larger_batch, ends)
         found.append(
             Flip(
-                None if links is None else _zero(by_bandwidth, i, links),
+                None if links is None else _zero(faster_links, links),
                 None if batch is None else with_batch(job, batch).batch,
             )
         )
     return found
 
 
-def _first_octave(margins: Callable[[int], Floats], layer: int, ends: tuple[int, int]) -> int | None:
-    """Return the octave nearest to 0 at which a layer's margin is below 0, by bisection towards both ends."""
+def _first_octave(margin: Callable[[int], float], ends: tuple[int, int]) -> int | None:
+    """Return the octave nearest to 0 at which a margin above 0 is below, by bisection towards both ends."""
     found = []
     for end in ends:
         held, lost = 0, end
-        if margins(0)[layer] <= 0 or margins(end)[layer] >= 0:
+        if margin(0) <= 0 or margin(end) >= 0:
             continue
         while abs(lost - held) > 1:
             middle = (held + lost) // 2
-            held, lost = (held, middle) if margins(middle)[layer] < 0 else (middle, lost)
+            held, lost = (held, middle) if margin(middle) < 0 else (middle, lost)
         found.append(lost)
     return min(found, key=abs, default=None)
 
 
-def _zero(margins: Callable[[int], Floats], layer: int, octave: int) -> float:
-    """Return the factor between an octave and the one before it at which the margin, a line in 1 / factor, is 0."""
-    before, after = (octave - 1 if octave > 0 else octave + 1), octave
-    near, far = 2.0**-before, 2.0**-after
-    held, lost = margins(before)[layer], margins(after)[layer]
-    return float(1 / (near + (far - near) * held / (held - lost)))
+def _zero(margin: Callable[[float], float], octave: int) -> float:
+    """Return the factor at which a margin is 0, between an octave and the one before it, to a thousandth or so.
+
+    The margin is made of lines in 1 / factor: the zero of the line through both ends is the end of the next step.
+    """
+    held, lost = float(octave - 1 if octave > 0 else octave + 1), float(octave)
+    for _ in range(ZERO_STEPS):
+        near, far, above, below = 2.0**-held, 2.0**-lost, margin(held), margin(lost)
+        middle = -log2(near + (far - near) * above / (above - below))
+        now = margin(middle)
+        if abs(now) <= SAME_ZERO * max(above, -below):
+            break
+        held, lost = (held, middle) if now < 0 else (middle, lost)
+    return float(2.0**middle)
 
 
 def faster(machine: Machine, factor: float) -> Machine:
@@ -193,11 +239,3 @@ def _pairs(own: Sequence[Degrees], rivals: Sequence[Degrees | None]) -> list[Gri
     pairs = [(tuple(mine), tuple(other or mine)) for mine, other in zip(own, rivals, strict=True)]
     grids = {pair: Grids(np.array(pair, dtype=np.int64)) for pair in dict.fromkeys(pairs)}
     return [grids[pair] for pair in pairs]
-
-
-def _margins(job: Job, pairs: Sequence[Grids]) -> Floats:
-    """Return what every layer's rival costs more, all others on the first of their pair; 0 where times are one."""
-    around = Around(Problem(job, pairs), [0] * len(pairs))
-    total = np.array([around.total(i) for i in range(len(pairs))])
-    more = total[:, 1] - total[:, 0]
-    return np.where(np.abs(more) > SAME * total.max(axis=1), more, 0.0)
