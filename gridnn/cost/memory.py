@@ -8,9 +8,11 @@ Arrays live from the layer that makes them to the last that reads them, and a la
 | batch norm, layer norm   | its input; its output if it is rectified                 |
 | activation               | its output (its input for silu and gelu)                 |
 | max pool, dropout        | a byte an output element; the mask                       |
+| LSTM, attention          | its inputs; gates and cells of every step; the shares    |
 | add                      | its output if it is rectified                            |
 | loss                     | the logits                                               |
 
+An embedding reads words, which have no gradient, and weights that layers share are the first one's.
 The forward pass and then the backward pass are walked in the order of a run, taking and giving.  Left out: messages
 of edges, workspaces of kernels, the input and target batches, and vectors.
 """
@@ -26,6 +28,9 @@ from gridnn.network import spec as s
 from gridnn.network.fusion import absorbed
 from gridnn.network.graph import INPUT
 from gridnn.network.placed import Edge, PlacedLayer, PlacedNetwork
+
+KEEP_INPUTS = (s.Conv, s.ConvTranspose, s.Linear, s.BatchNorm, s.LayerNorm, s.LSTM, s.Attention)
+"""Kinds whose backward pass reads what the forward pass read."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,8 @@ class _Walk:
             arrived = [self._arrive(e, self.placed.edges[e]) for e in layer.edges]
             keeps = self._keeps(spec, name)
             if keeps == "x":
-                self.heap.hold(arrived[0], name)
+                for array in arrived:
+                    self.heap.hold(array, name)
             if name in self.absorbed or isinstance(spec, (s.SoftmaxCrossEntropy, s.MeanSquaredError)):
                 self.outputs[name] = arrived[0]
                 self.heap.hold(arrived[0], f"out {name}")
@@ -127,6 +133,8 @@ class _Walk:
                 self.heap.take(f"saved {name}", self._size(layer.placement.out) // self.itemsize, name)
             if isinstance(spec, s.Dropout):
                 self.heap.take(f"mask {name}", self._size(layer.placement.out), name)
+            for at, kept in enumerate(layer.placement.kept):
+                self.heap.take(f"kept {name} {at}", self._size(kept), name)
             if not any(e.producer == name for e in self.placed.edges):
                 self.heap.give(f"out {name}")
             self.heap.give("now")
@@ -155,7 +163,7 @@ class _Walk:
                 self.heap.take(f"spread {name}", self._size(layer.placement.raw), "now")
             passes = name in self.absorbed or isinstance(layer.node.spec, s.Add)
             for e in layer.edges:
-                if self.placed.edges[e].producer == INPUT:
+                if self.placed.edges[e].producer == INPUT or isinstance(layer.node.spec, s.Embedding):
                     continue
                 dx = dy if passes else f"dx {name} {e}"
                 if not passes:
@@ -170,7 +178,7 @@ class _Walk:
             self.heap.give("now")
 
     def _keeps(self, spec: s.LayerSpec, name: str) -> str:
-        if isinstance(spec, (s.Conv, s.ConvTranspose, s.Linear, s.BatchNorm, s.LayerNorm)):
+        if isinstance(spec, KEEP_INPUTS):
             return "x"
         if isinstance(spec, s.Activation) and name not in self.absorbed:
             return "x" if spec.name in ("silu", "gelu") else "y"

@@ -3,28 +3,32 @@
 | part         | seconds of the slowest rank                                                      |
 |--------------|----------------------------------------------------------------------------------|
 | compute      | forward and backward of the largest block                                        |
-| settle       | terms owed over `c` (or space): reduce-scatter forward, all-gather backward      |
+| settle       | terms owed over `c` (or space): reduce-scatter forward, all-gather backward;     |
+|              | movements inside a layer: the state of an LSTM before each step                  |
 | statistics   | sums inside the layer: batch norm, layer norm, softmax                           |
 | gradients    | all-reduce of dW over the ranks that share a block (Gholami et al. 2018, Eq. 8)  |
 
 Edges are priced by `moves`.  All of it is added up, as OptCNN does: no overlap, no branch beside another.  Consumers
-of one output that want it alike pay for it each, though a run moves it once.
+of one output that want it alike pay for it each, though a run moves it once.  Weights that layers share are summed,
+updated and kept with the first of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from gridnn.cost.collectives import allgather_s, allreduce_s, members_of, reduce_scatter_s
 from gridnn.cost.blocks import block_seconds
+from gridnn.cost.collectives import allgather_s, allreduce_s, members_of, reduce_scatter_s
 from gridnn.cost.grids import PROBE, Cut, Grids, Ints, copies, cuts, whole_axes
 from gridnn.cost.machine import Machine
+from gridnn.cost.memory import KEEP_INPUTS
 from gridnn.cost.moves import Floats, Moves
 from gridnn.cost.traffic import STATISTIC_BYTES
 from gridnn.geometry.grid import AXES, Scheme
+from gridnn.geometry.layout import Layout
 from gridnn.network import spec as s
 from gridnn.network.placement import Placement, place
 
@@ -75,8 +79,9 @@ class CostTables:
         self._placed: dict[tuple[object, ...], Placement] = {}
 
     def layer(
-        self, spec: s.LayerSpec, inputs: Sequence[Shape], out: Shape, grids: Grids, *, first: bool = False
-    ) -> LayerCosts:
+        self, spec: s.LayerSpec, inputs: Sequence[Shape], out: Shape, grids: Grids, *, first: bool = False,
+        shares: bool = False,
+    ) -> LayerCosts:  # fmt: skip
         """Return the costs of a layer.
 
         Parameters
@@ -85,6 +90,8 @@ class CostTables:
             Shapes of one sample.
         first
             The layer reads the input of the network: there is no gradient to make.
+        shares
+            Its weights are another layer's.
         """
         shapes = tuple((self.batch, *i) for i in inputs), (self.batch, *out)
 
@@ -94,34 +101,39 @@ class CostTables:
                 self._placed[key] = place(spec, *shapes, scheme)
             return self._placed[key]
 
-        probe = placed(PROBE)
+        probe, zeros = placed(PROBE), np.zeros(len(grids))
         raw = cuts(grids, placed, lambda p: p.raw)
         needs = tuple(
-            (cuts(grids, placed, lambda p, i=i: p.needs[i]), copies(grids, whole_axes(need)))
+            (cuts(grids, placed, _of(lambda p: p.needs, i)), copies(grids, whole_axes(need)))
             for i, need in enumerate(probe.needs)
         )
         weights = [
-            (cuts(grids, placed, lambda p, i=i: p.parameters[i].layout), parameter)
+            (cuts(grids, placed, _of(lambda p: [w.layout for w in p.parameters], i)), parameter)
             for i, parameter in enumerate(probe.parameters)
         ]
+        kept = sum(
+            (_volume(cuts(grids, placed, _of(lambda p: p.kept, i))) for i in range(len(probe.kept))), zeros
+        )
         out_cuts = cuts(grids, placed, lambda p: p.out)
-        elements = sum((_volume(c) for c, _ in weights), np.zeros(len(grids)))
+        own = [] if shares else weights
+        elements = sum((_volume(c) for c, _ in own), zeros)
         in_sizes, out_sizes = [_sizes(c) for c, _ in needs], _sizes(raw)
         kernel = np.prod(_sizes(weights[0][0])[1:], axis=0) if weights else None
-        compute = block_seconds(self.machine, spec, in_sizes, out_sizes, kernel, first=first)
+        compute = block_seconds(self.machine, spec, in_sizes, out_sizes, kernel, kept, first=first)
         update = elements * (2 + self.states) * self.machine.touch_s_per_element
         owed = whole_axes(probe.raw)
+        settle = self._settle(grids, owed, _volume(raw) * self.itemsize) + self._inner(grids, placed)
         gradients = sum(
-            (self._sum(grids, whole_axes(p.layout), _volume(c) * self.itemsize) for c, p in weights if p.owed),
-            np.zeros(len(grids)),
+            (self._sum(grids, whole_axes(p.layout), _volume(c) * self.itemsize) for c, p in own if p.owed),
+            zeros,
         )
         return LayerCosts(
             grids,
             self.passes * compute + update,
-            self.passes * self._settle(grids, owed, _volume(raw) * self.itemsize),
+            self.passes * settle,
             self.passes * self._statistics(spec, grids, probe.statistics, in_sizes[0]),
             gradients,
-            self._memory(spec, elements, in_sizes, out_sizes),
+            self._memory(spec, elements, in_sizes, out_sizes, kept),
             needs,
             out_cuts,
         )
@@ -140,7 +152,9 @@ class CostTables:
         need, shared = consumer.needs[number]
         rows = np.arange(len(producer.grids))[:, None] if rows is None else rows
         columns = np.arange(len(consumer.grids)) if columns is None else columns
-        seconds = self.moves.seconds(producer.out, producer.grids, need, consumer.grids, shared, rows, columns)
+        seconds = self.moves.seconds(
+            producer.out, producer.grids, need, consumer.grids, shared, rows, columns
+        )
         return self.passes * seconds
 
     def floor(self, producer: LayerCosts, consumer: LayerCosts, number: int) -> Floats:
@@ -161,7 +175,24 @@ class CostTables:
         forward = reduce_scatter_s(self.machine, members, nbytes, self.procs)
         return forward + allgather_s(self.machine, members, nbytes, self.procs)
 
-    def _statistics(self, spec: s.LayerSpec, grids: Grids, axes: tuple[str, ...], sizes: list[Floats]) -> Floats:
+    def _inner(self, grids: Grids, placed: Callable[[Scheme], Placement]) -> Floats:
+        """Seconds of the movements inside a layer: each gathers one way and sums up the other."""
+        total = np.zeros(len(grids))
+        for at, inner in enumerate(placed(PROBE).inner):
+            ends = [whole_axes(e) for e in (inner.exchange.source, inner.exchange.target)]
+            if len(ends[0]) > len(ends[1]):
+                full = _of(lambda p: [i.exchange.source for i in p.inner], at)
+            else:
+                full = _of(lambda p: [i.exchange.target for i in p.inner], at)
+            moving = tuple(a for a in AXES if (a in ends[0]) != (a in ends[1]))
+            total = total + inner.times * self._settle(
+                grids, moving, _volume(cuts(grids, placed, full)) * self.itemsize
+            )
+        return total
+
+    def _statistics(
+        self, spec: s.LayerSpec, grids: Grids, axes: tuple[str, ...], sizes: list[Floats]
+    ) -> Floats:
         axes = tuple(a for a in AXES if a in axes)
         if not axes:
             return np.zeros(len(grids))
@@ -171,20 +202,25 @@ class CostTables:
         else:  # largest logit; then sum of exponentials, picked logit, plain sum
             positions = np.prod([sizes[0], *sizes[2:]], axis=0)
             sums = [positions * self.itemsize, 3 * positions * STATISTIC_BYTES]
-        return np.sum([allreduce_s(self.machine, members, nbytes, self.procs) for nbytes in sums], axis=0)
+        return np.asarray(
+            np.sum([allreduce_s(self.machine, members, nbytes, self.procs) for nbytes in sums], axis=0)
+        )
 
     def _memory(
-        self, spec: s.LayerSpec, elements: Floats, inputs: list[list[Floats]], out: list[Floats]
+        self, spec: s.LayerSpec, elements: Floats, inputs: list[list[Floats]], out: list[Floats], kept: Floats
     ) -> Floats:
         """Bytes a layer holds through a step: parameters, gradients, state, and what backward reads."""
-        kept = np.zeros(len(out[0]))
-        if isinstance(spec, (s.Conv, s.ConvTranspose, s.Linear, s.BatchNorm, s.LayerNorm, *s.LOSSES)):
-            kept = np.prod(inputs[0], axis=0)
+        if isinstance(spec, (*KEEP_INPUTS, *s.LOSSES)):
+            kept = sum((np.prod(i, axis=0) for i in inputs), kept)
         elif isinstance(spec, s.Activation | s.Dropout):
             kept = np.prod(out, axis=0)
         elif isinstance(spec, s.Pool):
             kept = np.prod(out, axis=0) / self.itemsize
         return self.itemsize * (elements * (2 + self.states) + kept)
+
+
+def _of(layouts: Callable[[Placement], Sequence[Layout]], number: int) -> Callable[[Placement], Layout]:
+    return lambda placement: layouts(placement)[number]
 
 
 def _sizes(layout: list[Cut]) -> list[Floats]:
@@ -193,4 +229,4 @@ def _sizes(layout: list[Cut]) -> list[Floats]:
 
 
 def _volume(layout: list[Cut]) -> Floats:
-    return np.prod(_sizes(layout), axis=0)
+    return np.asarray(np.prod(_sizes(layout), axis=0))

@@ -60,7 +60,7 @@ def predict_forward(
         if edge.exchange is not None:
             _exchange(traffic, edge.owner, "forward", edge.exchange, rank, itemsize)
     for layer in placed.layers:
-        _exchange(traffic, layer.node.name, "forward", layer.settle, rank, itemsize)
+        _inside(traffic, layer, "forward", rank, itemsize)
         _statistics(traffic, layer, "forward", rank, itemsize, train, score)
     return traffic
 
@@ -78,14 +78,21 @@ def _backward(placed: PlacedNetwork, rank: int, itemsize: int) -> Traffic:
         if edge.exchange is not None:
             _exchange(traffic, edge.owner, "backward", edge.exchange.transpose(), rank, itemsize)
     for layer in placed.layers:
-        _exchange(traffic, layer.node.name, "backward", layer.settle.transpose(), rank, itemsize)
+        _inside(traffic, layer, "backward", rank, itemsize)
         if not isinstance(layer.node.spec, s.LOSSES):
             _statistics(traffic, layer, "backward", rank, itemsize, True, False)
     return traffic
 
 
+def _inside(traffic: Traffic, layer: PlacedLayer, direction: str, rank: int, itemsize: int) -> None:
+    """Add what a layer moves by itself: its output on its way to rest, and the steps of a sequence."""
+    for times, exchange in ((1, layer.settle), *((i.times, i.exchange) for i in layer.placement.inner)):
+        way = exchange if direction == "forward" else exchange.transpose()
+        _exchange(traffic, layer.node.name, direction, way, rank, itemsize, times)
+
+
 def _exchange(
-    traffic: Traffic, layer: str, direction: str, exchange: Exchange, rank: int, itemsize: int
+    traffic: Traffic, layer: str, direction: str, exchange: Exchange, rank: int, itemsize: int, times: int = 1
 ) -> None:
     if exchange.kind == "none":
         return
@@ -93,7 +100,7 @@ def _exchange(
     messages, elements = received(exchange.source, exchange.target, rank)
     if exchange.kind in ("allgather", "reduce_scatter"):
         messages = int(any(rank in group for group in exchange.groups))
-    traffic.add(key, messages, elements * itemsize)
+    traffic.add(key, times * messages, times * elements * itemsize)
 
 
 def received(source: Layout, target: Layout, rank: int) -> tuple[int, int]:

@@ -28,7 +28,7 @@ from gridnn.layers.fuse import fuse, margins
 from gridnn.layers.kinds import make_layer
 from gridnn.layers.loss import Loss, Verdict
 from gridnn.layers.pointwise import DropoutLayer
-from gridnn.network.graph import INPUT
+from gridnn.network.graph import INPUT, check_runs
 from gridnn.network.placed import Edge, PlacedNetwork
 
 
@@ -63,6 +63,7 @@ class Model:
         self, world: World, placed: PlacedNetwork, dtype: DTypeLike, bucket_bytes: int = 4 << 20,
         cut_optimizer: bool = False, overlap: bool = True, engine: Engine | None = None,
     ) -> None:  # fmt: skip
+        check_runs(placed.network)
         self.world, self.placed, self.dtype = world, placed, np.dtype(dtype)
         self.engine = engine or Engine.detect(world.memory)
         self.arena = Arena(world, placed, dtype, bucket_bytes, cut_optimizer)

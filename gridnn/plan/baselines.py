@@ -1,6 +1,6 @@
 """The plans everyone knows, to measure a searched plan against.
 
-| method   | convolutions and what goes with them | fully connected layers         | source                         |
+| method   | convolutions, LSTM, what goes along  | fully connected layers         | source                         |
 |----------|--------------------------------------|--------------------------------|--------------------------------|
 | data     | n = P                                | n = P                          | Gholami et al. 2018, Eq. 4     |
 | model    | k = P                                | k = P                          | Gholami et al. 2018, Eq. 3     |
@@ -38,7 +38,7 @@ def candidates(job: Job) -> dict[str, list[Schemes]]:
     data, model = _all(job, "n"), _all(job, "k")
     late = fully_connected(job.network)
     owt = {name: model[name] if name in late else data[name] for name in data}
-    split = []
+    split: list[Schemes] = []
     for rows in degrees(job.procs):
         sizes = {"k": rows, "n": job.procs // rows}
         if job.procs % rows == 0:
@@ -88,12 +88,26 @@ def uniform_grids(job: Job) -> Iterator[Degrees]:
 
 
 def fully_connected(network: Network) -> set[str]:
-    """Return the linear layers and what stands between and behind them."""
+    """Return the linear layers and what stands between and behind them.
+
+    A convolution of window 1 over the steps of a sequence is a linear layer.  An LSTM is none: it uses its weights once
+    a step, as a convolution does once a position, and is data parallel where convolutions are; so is an embedding.
+    """
     late: set[str] = set()
+    sequences: set[str] = set()  # what is computed from embeddings, LSTM or attention
     for node in network.nodes:
-        if isinstance(node.spec, s.Linear) or (late and all(i in late for i in node.inputs)):
+        if isinstance(node.spec, s.SEQUENCES) or any(i in sequences for i in node.inputs):
+            sequences.add(node.name)
+        points = isinstance(node.spec, s.Conv) and all(w.kernel == 1 for w in node.spec.windows)
+        if (
+            isinstance(node.spec, s.Linear)
+            or (points and node.name in sequences)
+            or (late and all(i in late for i in node.inputs))
+        ):
             late.add(node.name)
-    return late
+    # Layers that share weights have one grid: all of them are late, or none.
+    early = {n.shared or n.name for n in network.nodes if n.name not in late}
+    return {n.name for n in network.nodes if n.name in late and (n.shared or n.name) not in early}
 
 
 def _limits(job: Job) -> dict[str, int]:
@@ -131,5 +145,6 @@ def _grid(job: Job, name: str, wanted: Mapping[str, int]) -> Degrees:
     limits = axis_limits(job.network, node, job.per_pass)
     steps = degrees(job.procs)
     return tuple(
-        max(d for d in steps if d <= min(wanted[a], limits[a])) if a in wanted and a in limits else 1 for a in AXES
+        max(d for d in steps if d <= min(wanted[a], limits[a])) if a in wanted and a in limits else 1
+        for a in AXES
     )

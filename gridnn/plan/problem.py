@@ -1,70 +1,30 @@
 """The layer-wise problem: a network, a machine, and for every layer its candidate grids with their costs.
 
 Layers that are alike share their vectors, edges that are alike their matrices: a ResNet has some ten of each, however
-deep it is.
+deep it is.  Layers that share weights have one grid, so they are one choice, that of the first:
+
+    a1 -> a2 -> a3       a has the costs of all three, and of the edges between them for equal grids;
+     |     |     |       its edge to b is the sum of three; a2, a3, b2, b3 are nodes with one choice that costs
+    b1 -> b2 -> b3       nothing, so that a choice still has an entry a layer
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from gridnn.cost.grids import Grids, Ways
-from gridnn.cost.machine import Machine
+from gridnn.cost.grids import Grids, Ints, Ways
 from gridnn.cost.moves import Floats
 from gridnn.cost.tables import CostTables, LayerCosts
 from gridnn.errors import InputError
 from gridnn.geometry.grid import Scheme
-from gridnn.network.graph import INPUT, Network, Node
+from gridnn.network.graph import INPUT
 from gridnn.plan.costgraph import CostGraph
-from gridnn.plan.space import axis_limits, grids_of
-
-Degrees = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is to be planned.
-
-    Attributes
-    ----------
-    batch
-        Samples in a step; `passes` of batch / passes each.
-    itemsize
-        Bytes of an element.
-    states
-        Arrays of optimizer state a parameter.
-    """
-
-    network: Network
-    machine: Machine
-    procs: int
-    batch: int
-    passes: int = 1
-    itemsize: int = 4
-    states: int = 1
-
-    def __post_init__(self) -> None:
-        if self.procs < 1:
-            raise InputError(f"{self.procs} processes: a plan needs at least 1; give --procs 1 or more")
-        if self.batch < 1 or self.batch % self.passes:
-            raise InputError(
-                f"batch {self.batch} in {self.passes} passes: a pass needs the same whole number of samples, at least 1"
-            )
-
-    @property
-    def per_pass(self) -> int:
-        """Samples in one pass."""
-        return self.batch // self.passes
-
-    def tables(self) -> CostTables:
-        """Return an empty set of cost tables."""
-        return CostTables(
-            self.machine, self.per_pass, self.procs, self.itemsize, passes=self.passes, states=self.states
-        )
+from gridnn.plan.job import Degrees as Degrees
+from gridnn.plan.job import Job as Job
+from gridnn.plan.space import space as space
 
 
 class Problem:
@@ -80,6 +40,13 @@ class Problem:
         self.job, self.nodes, self.candidates = job, job.network.nodes, tuple(candidates)
         self.tables = tables or job.tables()
         self.at = {node.name: i for i, node in enumerate(self.nodes)}
+        self.owner = tuple(self.at[node.shared or node.name] for node in self.nodes)
+        for i, owner in enumerate(self.owner):
+            if not np.array_equal(self.candidates[i].degrees, self.candidates[owner].degrees):
+                name, other = self.nodes[i].name, self.nodes[owner].name
+                raise InputError(
+                    f"layers {other} and {name} share weights, so they have one grid; give both the same"
+                )
         self.layers = self._layers()
         self._moves: dict[object, Floats] = {}
         self._floors: dict[object, Floats] = {}
@@ -88,9 +55,11 @@ class Problem:
         shapes, known, found = self.job.network.shapes, dict[object, LayerCosts](), []
         for node, grids in zip(self.nodes, self.candidates, strict=True):
             inputs, first = tuple(shapes[i] for i in node.inputs), set(node.inputs) == {INPUT}
-            key = (node.spec, inputs, shapes[node.name], id(grids), first)
+            key = (node.spec, inputs, shapes[node.name], id(grids), first, bool(node.shared))
             if key not in known:
-                known[key] = self.tables.layer(node.spec, inputs, shapes[node.name], grids, first=first)
+                known[key] = self.tables.layer(
+                    node.spec, inputs, shapes[node.name], grids, first=first, shares=bool(node.shared)
+                )
             found.append(known[key])
         return tuple(found)
 
@@ -121,20 +90,79 @@ class Problem:
         return self._floors[key]
 
     @cached_property
+    def links(self) -> dict[tuple[int, int], list[tuple[int, int, int]]]:
+        """The edges between choices, by pairs (i, j) with i < j of the layers whose choices they are."""
+        found: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+        for edge in self.edges:
+            i, j = sorted(self.owner[end] for end in edge[:2])
+            if i != j:
+                found.setdefault((i, j), []).append(edge)
+        return found
+
+    @cached_property
+    def costs(self) -> tuple[Floats, ...]:
+        """Seconds of every choice: of a layer, and with it of those that share its weights."""
+        costs = self._gather([layer.seconds for layer in self.layers])
+        for producer, consumer, number in self.edges:
+            if (i := self.owner[producer]) == self.owner[consumer]:
+                same = np.arange(len(costs[i]))
+                made, used = self.layers[producer], self.layers[consumer]
+                costs[i] = costs[i] + self.tables.edge(made, used, number, same, same)
+        return tuple(costs)
+
+    @cached_property
+    def memory_bytes(self) -> tuple[Floats, ...]:
+        """Bytes of every choice, as `costs`."""
+        return tuple(self._gather([layer.memory_bytes for layer in self.layers]))
+
+    def _gather(self, vectors: Sequence[Floats]) -> list[Floats]:
+        """Give the vectors of layers that share weights to the first of them."""
+        found = list(vectors)
+        for i, owner in enumerate(self.owner):
+            if i != owner:
+                found[owner], found[i] = found[owner] + vectors[i], np.zeros(1)
+        return found
+
+    def link(self, pair: tuple[int, int], rows: Ints | None = None, columns: Ints | None = None) -> Floats:
+        """Return the seconds between two choices, a row for each of `rows` of the first; all pairs if None."""
+        parts: list[Floats] = []
+        for producer, consumer, number in self.links[pair]:
+            turned = self.owner[producer] != pair[0]
+            if rows is None or columns is None:
+                seconds = self.edge(producer, consumer, number)
+            else:
+                ends = (columns, rows) if turned else (rows, columns)
+                made, used = self.layers[producer], self.layers[consumer]
+                seconds = self.tables.edge(made, used, number, ends[0][:, None], ends[1])
+            parts.append(seconds.T if turned else seconds)
+        return parts[0] if len(parts) == 1 else np.asarray(np.sum(parts, axis=0))
+
+    def link_key(self, pair: tuple[int, int]) -> object:
+        """Return a key that is the same for links that are alike."""
+        ends = [(self.layers[p], self.layers[c], n, self.owner[p] == pair[0]) for p, c, n in self.links[pair]]
+        return tuple((id(made), id(used), number, along) for made, used, number, along in ends)
+
+    @cached_property
+    def floors(self) -> dict[tuple[int, int], Floats]:
+        """The least that a link costs each choice of its second layer, whatever that of the first."""
+        found: dict[tuple[int, int], Floats] = {}
+        for pair, edges in self.links.items():
+            # A floor is a bound by the consumer's choice; of an edge against the pair's order nothing is claimed.
+            along = [self.floor(*edge) for edge in edges if self.owner[edge[0]] == pair[0]]
+            found[pair] = along[0] if len(along) == 1 else sum(along, np.zeros(len(self.costs[pair[1]])))
+        return found
+
+    @cached_property
     def graph(self) -> CostGraph:
         """The costs as a graph, with the memory of every choice."""
-        edges: dict[tuple[int, int], Floats] = {}
-        for producer, consumer, number in self.edges:
-            pair = (producer, consumer)
-            seconds = self.edge(producer, consumer, number)
-            edges[pair] = edges[pair] + seconds if pair in edges else seconds
-        memory = tuple(layer.memory_bytes for layer in self.layers)
-        return CostGraph(tuple(layer.seconds for layer in self.layers), edges, memory)
+        return CostGraph(self.costs, {pair: self.link(pair) for pair in self.links}, self.memory_bytes)
 
     def choice(self, schemes: Mapping[str, Degrees]) -> tuple[int, ...]:
-        """Return the number of each layer's grid among its candidates."""
+        """Return the number of each layer's grid among its candidates; 0 for one that has another's weights."""
         return tuple(
             int(np.flatnonzero((grids.degrees == schemes[node.name]).all(axis=1))[0])
+            if not node.shared
+            else 0
             for node, grids in zip(self.nodes, self.candidates, strict=True)
         )
 
@@ -142,17 +170,18 @@ class Problem:
         """Return the scheme of every layer.
 
         A layer that has its input where and as it is takes over its producer's grid by name ("n2 c2" for "n2 k2"
-        where both cut alike), so that what is done as one is seen as one.
+        where both cut alike), so that what is done as one is seen as one.  Of layers that share weights none does.
         """
         found: dict[str, Scheme] = {}
         for i, node in enumerate(self.nodes):
-            grids, at = self.candidates[i], choice[i]
+            grids, at = self.candidates[i], choice[self.owner[i]]
             found[node.name] = grids.scheme(at)
-            if len(node.inputs) == 1 and node.inputs[0] != INPUT:
-                before = self.at[node.inputs[0]]
-                other = found[node.inputs[0]]
-                same = other.grid.size == found[node.name].grid.size and _same(self.layers[before], self.layers[i], choice[before], at)
-                found[node.name] = other if same else found[node.name]
+            if len(node.inputs) == 1 and node.inputs[0] != INPUT and self.owner.count(self.owner[i]) == 1:
+                before, other = self.at[node.inputs[0]], found[node.inputs[0]]
+                if other.grid.size == found[node.name].grid.size and _same(
+                    self.layers[before], self.layers[i], choice[self.owner[before]], at
+                ):
+                    found[node.name] = other
         return found
 
 
@@ -176,34 +205,3 @@ def _digits(ways: Ways, way: int) -> list[tuple[int, int]]:
         elif degree > 1:
             found.append((int(stride), int(degree)))
     return found
-
-
-def space(job: Job, *, every: bool = False, extra: Mapping[str, Sequence[Degrees]] | None = None,
-          pins: Mapping[str, Degrees] | None = None) -> list[Grids]:  # fmt: skip
-    """Return the candidate grids of every layer; layers with the same ones share an object.
-
-    Parameters
-    ----------
-    extra
-        Grids a layer may have besides, such as those of a plan it is compared with.
-    pins
-        The one grid of a layer that is not to be chosen.
-    """
-    known: dict[object, Grids] = {}
-    shared: dict[bytes, Grids] = {}
-    found = []
-    for node in job.network.nodes:
-        given, pin = tuple(dict.fromkeys((extra or {}).get(node.name, ()))), (pins or {}).get(node.name)
-        limits = tuple(axis_limits(job.network, node, job.per_pass).items())
-        key = (limits, given, pin)
-        if key not in known:
-            grids = _grids(job, node, every, given, pin)
-            known[key] = shared.setdefault(grids.degrees.tobytes(), grids)
-        found.append(known[key])
-    return found
-
-
-def _grids(job: Job, node: Node, every: bool, extra: Sequence[Degrees], pin: Degrees | None) -> Grids:
-    if pin is not None:
-        return Grids(np.array([pin], dtype=np.int64))
-    return grids_of(job.network, node, job.per_pass, job.procs, every=every, extra=extra)

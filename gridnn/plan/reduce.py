@@ -98,14 +98,8 @@ class _Lazy:
 
     def __init__(self, problem: Problem, start: Sequence[Sequence[int]]) -> None:
         self.problem = problem
-        self.costs = [layer.seconds for layer in problem.layers]
-        self.floors: dict[tuple[int, int], Floats] = {}
-        self.numbers: dict[tuple[int, int], list[int]] = {}
-        for producer, consumer, number in problem.edges:
-            pair = (producer, consumer)
-            floor = problem.floor(producer, consumer, number)
-            self.floors[pair] = self.floors[pair] + floor if pair in self.floors else floor
-            self.numbers.setdefault(pair, []).append(number)
+        self.costs = problem.costs
+        self.floors = problem.floors
         self.active: dict[int, Indices] = {}
         for i, layer in enumerate(problem.layers):
             guess = self.costs[i] + sum(self.floors[e] for e in self.floors if e[1] == i)
@@ -121,14 +115,13 @@ class _Lazy:
     def graph(self) -> CostGraph:
         """Return the costs of the active candidates."""
         edges = {pair: self.matrix(pair) for pair in self.floors}
-        memory = tuple(layer.memory_bytes[self.of(i)] for i, layer in enumerate(self.problem.layers))
+        memory = tuple(vector[self.of(i)] for i, vector in enumerate(self.problem.memory_bytes))
         return CostGraph(tuple(cost[self.of(i)] for i, cost in enumerate(self.costs)), edges, memory)
 
     def matrix(self, pair: tuple[int, int]) -> Floats:
         """Return the seconds of an edge between active candidates; edges that are alike share it."""
         i, j = pair
-        made, used = self.problem.layers[i], self.problem.layers[j]
-        key = (id(made), id(used), tuple(self.numbers[pair]))
+        key = self.problem.link_key(pair)
         rows, columns = self.of(i), self.of(j)
         old_rows, old_columns, old = self.matrices.get(key, (rows[:0], columns[:0], np.empty((0, 0))))
         if old.shape != (len(rows), len(columns)):
@@ -137,9 +130,7 @@ class _Lazy:
             seconds[np.ix_(np.isin(rows, old_rows), np.isin(columns, old_columns))] = old
             for some, others in ((fresh_rows, columns), (old_rows, fresh_columns)):
                 if some.size and others.size:
-                    priced = sum(
-                        self.problem.tables.edge(made, used, n, some[:, None], others) for n in self.numbers[pair]
-                    )
+                    priced = self.problem.link(pair, some, others)
                     seconds[np.ix_(np.isin(rows, some), np.isin(columns, others))] = priced
             self.matrices[key] = rows, columns, seconds
         return self.matrices[key][2]

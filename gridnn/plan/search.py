@@ -141,7 +141,7 @@ def _dynamic(
     _check_use(job, problem)
     start = [] if pins else [problem.choice(plan) for plan in extra]
     choice, cost, lower, core, priced, notes = _optimum(problem, start, memory_bytes)
-    memory = float(sum(layer.memory_bytes[c] for layer, c in zip(problem.layers, choice, strict=True)))
+    memory = float(sum(vector[c] for vector, c in zip(problem.memory_bytes, choice, strict=True)))
     return Found(
         "dynamic", problem.schemes(choice), cost, lower, time.perf_counter() - started_s, {}, core,
         sum(map(len, problem.candidates)), priced, memory, notes,

@@ -18,7 +18,7 @@ from gridnn.geometry.layout import Layout, cut, part, whole, windows
 from gridnn.geometry.traffic import Key
 from gridnn.geometry.window import Window
 from gridnn.network.placement import rest
-from gridnn.plan.uniform import factorisations
+from tests.support.factor import factorisations
 
 KEY = Key("layer", "forward", "any", "")
 SHAPE = (5, 7, 6, 3)  # N C H W, two of them prime

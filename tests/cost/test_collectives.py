@@ -18,7 +18,7 @@ from gridnn.cost.collectives import (
 )
 from gridnn.cost.machine import ALGORITHMS, COLLECTIVES, Level, Machine
 from gridnn.geometry.grid import AXES, GridShape, Scheme
-from gridnn.plan.uniform import factorisations
+from tests.support.factor import factorisations
 
 A, B = 1e-6, 1e-9
 WORK = {"allreduce": allreduce_s, "allgather": allgather_s, "reduce_scatter": reduce_scatter_s}

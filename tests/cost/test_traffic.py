@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import random
+from itertools import product
 from math import prod
 
 import pytest
 
+from gridnn.cost.machine import BEST, Level, Machine
+from gridnn.cost.price import price_plan
 from gridnn.cost.traffic import predict_step, received
 from gridnn.geometry.exchange import Exchange
 from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.geometry.interval import volume
+from gridnn.network import spec as s
+from gridnn.network import zoo
 from gridnn.network.graph import Builder, Network
 from gridnn.network.placed import place_network
 from gridnn.network.placement import rest
-from gridnn.plan.uniform import factorisations
+from tests.support.factor import factorisations
 from tests.support.laws import random_schemes, uniform_schemes
 from tests.support.nets import NETS, build
 
@@ -85,6 +90,55 @@ def test_a_halo_is_two_sided_inside() -> None:
     network = net.done(net.squared_error(x))
     inner, outer = (by_collective(network, "h4", 2, rank)[("conv2", "forward", "halo")] for rank in (1, 0))
     assert (inner, outer) == (4 * 2 * (2 * 10 * 6 * 2), 4 * 2 * (10 * 6 * 2))
+
+
+def test_an_lstm_gathers_its_state_before_each_step_but_the_first() -> None:
+    batch, steps, hidden = 8, 6, 16
+    network = zoo.build("rnnlm", (1, steps), 10, hidden=hidden)
+    for grid, ways, states in (("n4", 1, 4), ("k4", 4, 1), ("n2 k2", 2, 2), ("k2 c2", 4, 1)):
+        placed = place_network(network, uniform_schemes(network, grid), batch, 4)
+        state = (ways - 1) * (batch // states) * (hidden // ways)
+        # The output of the layer before comes once, all its steps together; then a state for each step but the first.
+        received_bytes = 4 * (steps + steps - 1) * state
+        for rank in range(4):
+            found = {
+                (k.layer, k.direction): v
+                for k, v in predict_step(placed, rank, 4).items()
+                if k.layer == "lstm2" and k.collective in ("allgather", "reduce_scatter")
+            }
+            if ways == 1:
+                assert not found
+                continue
+            assert {way for _, way in found} == {"forward", "backward"}
+            assert {v.received_bytes for v in found.values()} == {received_bytes}
+            assert {v.messages for v in found.values()} == {steps}
+
+
+def test_attention_sums_its_products_over_features() -> None:
+    batch, steps = 4, 6
+    network = zoo.build("nmt", (1, 2 * steps), 10, hidden=16)
+    found = by_collective(network, "n2 k2", batch)
+    share = 4 * (batch // 2) * steps * steps // 2
+    for direction, kind in product(("forward", "backward"), ("reduce_scatter", "allgather")):
+        assert found["attention", direction, kind] == share
+
+
+@pytest.mark.parametrize("name", ["rnntc", "rnnlm", "nmt"])
+@pytest.mark.parametrize("grid", ["k2", "n2 k2", "k2 c2", "n2 k2 c2", "k4"])
+def test_bytes_and_seconds_of_recurrent_networks_are_of_the_same_movements(name: str, grid: str) -> None:
+    """At a second a byte and no latency the price of a movement is its bytes."""
+    machine = Machine(
+        "bytes", "test", "2026-11-21", 1e9, 0.0, 0.0, 1 << 30, (Level("all", 0, 0.0, 1.0),), BEST
+    )
+    network = zoo.build(name, (1, 8), 16, hidden=16, pieces=2)
+    shape = GridShape.parse(grid)
+    placed = place_network(network, uniform_schemes(network, grid), 8, shape.size)
+    price = price_plan(placed, machine, 4, passes=2)
+    kinds = ("allgather", "reduce_scatter")
+    moved = [(n.name, m) for n in price.layers for m in n.movements if m.collective in kinds]
+    assert {layer for layer, _ in moved} >= {n.name for n in network.nodes if isinstance(n.spec, s.LSTM)}
+    for layer, movement in moved:
+        assert movement.seconds == pytest.approx(movement.received_bytes, rel=1e-9), layer
 
 
 @pytest.mark.parametrize("name", NETS)

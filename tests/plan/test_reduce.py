@@ -11,11 +11,14 @@ from gridnn.plan.costgraph import cost_of
 from gridnn.plan.eliminate import cheapest
 from gridnn.plan.problem import Job, Problem, space
 from tests.cost.test_tables import RATES, TWO_LEVELS, plain, residual
+from tests.plan.test_problem import turning
 
 NETWORKS = {
     "residual": residual,
     "plain": plain,
     "resnet20": lambda: zoo.build("resnet20", (3, 32, 32), 10),
+    "turning": turning,
+    "nmt": lambda: zoo.build("nmt", (1, 16), 64, hidden=32, pieces=2),
     "unet": lambda: zoo.build("unet", (3, 32, 32), 2),
 }
 
@@ -33,7 +36,7 @@ def test_it_finds_and_proves_the_optimum(monkeypatch, name, machine, procs):
     assert found.cost == pytest.approx(best.cost, rel=1e-12)
     assert cost_of(problem.graph, found.choice) == pytest.approx(best.cost, rel=1e-12)
     assert found.gap_s == 0.0
-    assert found.candidates == sum(map(len, grids))
+    assert found.candidates == sum(map(len, problem.costs))
 
 
 def test_pairs_run_out_with_a_gap_that_holds(monkeypatch):

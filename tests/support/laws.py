@@ -24,7 +24,7 @@ from gridnn.layers.norm import BatchNormalisation
 from gridnn.network import spec as s
 from gridnn.network.graph import Network
 from gridnn.network.placed import place_network
-from gridnn.plan.uniform import factorisations
+from tests.support.factor import factorisations
 
 BUCKET_BYTES = 1000  # small, so that several buckets exist
 STEPS = 2

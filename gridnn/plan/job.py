@@ -1,0 +1,54 @@
+"""The job of a plan: what is to be trained on what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gridnn.cost.machine import Machine
+from gridnn.cost.tables import CostTables
+from gridnn.errors import InputError
+from gridnn.network.graph import Network
+
+Degrees = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be planned.
+
+    Attributes
+    ----------
+    batch
+        Samples in a step; `passes` of batch / passes each.
+    itemsize
+        Bytes of an element.
+    states
+        Arrays of optimizer state a parameter.
+    """
+
+    network: Network
+    machine: Machine
+    procs: int
+    batch: int
+    passes: int = 1
+    itemsize: int = 4
+    states: int = 1
+
+    def __post_init__(self) -> None:
+        if self.procs < 1:
+            raise InputError(f"{self.procs} processes: a plan needs at least 1; give --procs 1 or more")
+        if self.batch < 1 or self.batch % self.passes:
+            raise InputError(
+                f"batch {self.batch} in {self.passes} passes: a pass needs the same whole number of samples, at least 1"
+            )
+
+    @property
+    def per_pass(self) -> int:
+        """Samples in one pass."""
+        return self.batch // self.passes
+
+    def tables(self) -> CostTables:
+        """Return an empty set of cost tables."""
+        return CostTables(
+            self.machine, self.per_pass, self.procs, self.itemsize, passes=self.passes, states=self.states
+        )
