@@ -1,35 +1,73 @@
-"""The command ``gridnn``: one word for each thing it does."""
+"""The command ``gridnn``: one word for each thing it does.
+
+| word                          | who does it                   | needs                         |
+|-------------------------------|-------------------------------|-------------------------------|
+| plan explain simulate diff    | `gridnn.commands`             | neither MPI nor kernels       |
+| train calibrate               | `gridnn.train`                | MPI: all ranks run the word   |
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from gridnn import __version__
+from gridnn.errors import GridnnError
 
-_EXAMPLES = """\
-examples:
-  gridnn train                              the default job on one process
-  mpiexec -n 4 gridnn train --plan "n2 k2"  the same on four
-  gridnn train --help                       everything train can do
-"""
+COMMANDS = {
+    "plan": "find the best grid for every layer",
+    "explain": "why a plan is as it is, and a picture of it",
+    "simulate": "what a plan costs, without a search; a timeline of its step",
+    "diff": "what differs between two plans",
+    "calibrate": "measure this machine",
+    "train": "train a network by a plan",
+}
+UNDER_MPI = {"train": "gridnn.train.launch", "calibrate": "gridnn.train.calibrate.run"}
+
+_EPILOG = "\n".join(
+    [
+        "commands:",
+        *(f"  {word:10} {what}" for word, what in COMMANDS.items()),
+        "",
+        "examples:",
+        "  gridnn plan resnet50 --procs 64 --batch 2048 --machine h100 -o plan.json",
+        "  gridnn explain plan.json --svg plan.svg",
+        '  mpiexec -n 4 gridnn train --plan "n2 k2"',
+        "  gridnn plan --help                        everything a command can do",
+    ]
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="gridnn", description="Plan, run and explain parallel training of neural networks.",
-        epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"gridnn {__version__}")
-    parser.add_argument("command", choices=["train"], help="what to do")
+    parser.add_argument("command", choices=list(COMMANDS), metavar="command", help="one of those below")
     words = list(sys.argv[1:] if argv is None else argv)
-    options = parser.parse_args(words[:1] or ["--help"])
-    assert options.command == "train"
-    from gridnn.train.launch import main as train  # after the parser: --help needs no MPI
-
-    return train(words[1:])
+    command = str(parser.parse_args(words[:1] or ["--help"]).command)
+    # Imported after the parser and by name: who plans needs no MPI, who asks for help nothing at all.
+    if command in UNDER_MPI:
+        return int(import_module(UNDER_MPI[command]).main(words[1:]))
+    try:
+        import_module(f"gridnn.commands.{command}").main(words[1:], print)
+        sys.stdout.flush()
+    except GridnnError as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader has seen enough: `gridnn plan ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gridnn.cost.collectives import effective_beta
+from gridnn.cost.collectives import allgather_s, effective_beta, reduce_scatter_s
 from gridnn.cost.grids import Cut, Grids, Ints
 from gridnn.cost.machine import Machine
 
@@ -103,15 +103,27 @@ class Moves:
         gathers = (met == wants) & (blocks * met == total.max(axis=-1))
         steps = np.maximum(np.maximum(met, wants) - (own > 0).any(axis=-1), 1)
         steps = np.where(gathers, np.ceil(np.log2(np.maximum(met, 1))), steps)
-        return 2.0 * (alpha_s * steps + seconds.max(axis=-1) * uneven) * moves
+        result = 2.0 * (alpha_s * steps + seconds.max(axis=-1) * uneven) * moves
+        hoarded = [table.min(axis=-1) for table in held]
+        plain = gathers & moves & (hoarded[0] > 0)
+        if plain.any():  # all ranks of a group want its blocks: a collective, which enters a node once
+            nbytes = total.max(axis=-1)[plain] * self.itemsize
+            group = np.broadcast_to(met, plain.shape)[plain]
+            inside = [np.minimum(np.rint(table[plain] / hoarded[0][plain]), group) for table in hoarded[1:]]
+            given = self.machine, [*inside, group], nbytes, self.procs
+            result[plain] = allgather_s(*given) + reduce_scatter_s(*given)
+        return result
 
     def floor(self, source: Sequence[Cut], source_grids: Grids, target: Sequence[Cut], target_grids: Grids) -> Floats:
         """Return what `seconds` is at least for each grid of the consumer, (G,): were all it can find at hand found.
 
         What a rank wants less the largest block that any grid of the producer with as many ranks has; and so for
-        units of ranks, outer levels being the dearer.  0 where sizes are not powers of two.
+        units of ranks, outer levels being the dearer: a collective brings a byte into a unit once, by all its links
+        together.  0 where sizes are not powers of two.
         """
-        betas = np.minimum.accumulate(self.betas[::-1])[::-1]
+        levels = zip(self.machine.levels, [1, *self.units], strict=True)
+        shared = [level.beta_s_per_byte / min(unit, level.links or unit) for level, unit in levels]
+        betas = np.minimum.accumulate(shared[::-1])[::-1]
         total = np.prod([c.size[c.way] for c in target], axis=0).astype(float)
         if not (source_grids.aligned and target_grids.aligned and all(u & (u - 1) == 0 for u in self.units)):
             return np.zeros(len(total))

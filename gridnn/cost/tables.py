@@ -47,6 +47,8 @@ class LayerCosts:
     memory_bytes: Floats
     needs: tuple[tuple[list[Cut], Ints], ...]
     out: list[Cut]
+    alone_s: Floats | None = None
+    """Of a layer that costs nothing on the grid of the one before it: what it computes elsewhere."""
 
     @property
     def seconds(self) -> Floats:
@@ -80,7 +82,7 @@ class CostTables:
 
     def layer(
         self, spec: s.LayerSpec, inputs: Sequence[Shape], out: Shape, grids: Grids, *, first: bool = False,
-        shares: bool = False,
+        shares: bool = False, absorbed: bool = False,
     ) -> LayerCosts:  # fmt: skip
         """Return the costs of a layer.
 
@@ -92,6 +94,9 @@ class CostTables:
             The layer reads the input of the network: there is no gradient to make.
         shares
             Its weights are another layer's.
+        absorbed
+            The layer before it computes it where both are on one grid: then it costs nothing, elsewhere an edge
+            carries its cost.
         """
         shapes = tuple((self.batch, *i) for i in inputs), (self.batch, *out)
 
@@ -127,15 +132,17 @@ class CostTables:
             (self._sum(grids, whole_axes(p.layout), _volume(c) * self.itemsize) for c, p in own if p.owed),
             zeros,
         )
+        alone = self.passes * compute
         return LayerCosts(
             grids,
-            self.passes * compute + update,
+            (zeros if absorbed else alone) + update,
             self.passes * settle,
             self.passes * self._statistics(spec, grids, probe.statistics, in_sizes[0]),
             gradients,
             self._memory(spec, elements, in_sizes, out_sizes, kept),
             needs,
             out_cuts,
+            alone if absorbed else None,
         )
 
     def edge(
@@ -155,6 +162,8 @@ class CostTables:
         seconds = self.moves.seconds(
             producer.out, producer.grids, need, consumer.grids, shared, rows, columns
         )
+        if consumer.alone_s is not None:
+            seconds = seconds + (seconds > 0) * consumer.alone_s[columns] / self.passes
         return self.passes * seconds
 
     def floor(self, producer: LayerCosts, consumer: LayerCosts, number: int) -> Floats:

@@ -8,30 +8,33 @@ Layers act on it (the producer rectifies what it writes), memory predictions cou
 from __future__ import annotations
 
 from gridnn.network import spec as s
+from gridnn.network.graph import Network
 from gridnn.network.placed import PlacedNetwork
 
 HOSTS = (s.Conv, s.ConvTranspose, s.Linear, s.BatchNorm, s.Add)
 
 
+def absorbable(network: Network) -> dict[str, str]:
+    """Return the layer that can do its work for each ReLU that is the only one to read that layer."""
+    users: dict[str, int] = {}
+    for node in network.nodes:
+        for name in node.inputs:
+            users[name] = users.get(name, 0) + 1
+    specs = {node.name: node.spec for node in network.nodes}
+    return {
+        node.name: node.inputs[0]
+        for node in network.nodes
+        if isinstance(node.spec, s.Activation) and node.spec.name == "relu"
+        and isinstance(specs.get(node.inputs[0]), HOSTS) and users[node.inputs[0]] == 1
+    }  # fmt: skip
+
+
 def absorbed(placed: PlacedNetwork) -> dict[str, str]:
     """Return the layer that does its work for each ReLU that needs none of its own."""
     by_name, found = {layer.node.name: layer for layer in placed.layers}, dict[str, str]()
-    for layer in placed.layers:
-        spec = layer.node.spec
-        if not isinstance(spec, s.Activation) or spec.name != "relu":
-            continue
-        edge = placed.edges[layer.edges[0]]
-        host = by_name.get(edge.producer)
-        alone = (
-            edge.users == (layer.node.name,) and sum(e.producer == edge.producer for e in placed.edges) == 1
-        )
-        stays = edge.exchange is not None and edge.exchange.kind == "none"
-        if (
-            host is not None
-            and isinstance(host.node.spec, HOSTS)
-            and alone
-            and stays
-            and host.scheme == layer.scheme
-        ):
-            found[layer.node.name] = host.node.name
+    for name, host in absorbable(placed.network).items():
+        exchange = placed.edges[by_name[name].edges[0]].exchange
+        stays = exchange is not None and exchange.kind == "none"
+        if stays and by_name[host].scheme == by_name[name].scheme:
+            found[name] = host
     return found

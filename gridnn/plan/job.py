@@ -37,7 +37,7 @@ class Job:
     def __post_init__(self) -> None:
         if self.procs < 1:
             raise InputError(f"{self.procs} processes: a plan needs at least 1; give --procs 1 or more")
-        if self.batch < 1 or self.batch % self.passes:
+        if self.passes < 1 or self.batch < 1 or self.batch % self.passes:
             raise InputError(
                 f"batch {self.batch} in {self.passes} passes: a pass needs the same whole number of samples, at least 1"
             )

@@ -20,11 +20,17 @@ from gridnn.cost.moves import Floats
 from gridnn.cost.tables import CostTables, LayerCosts
 from gridnn.errors import InputError
 from gridnn.geometry.grid import Scheme
+from gridnn.network import spec as s
+from gridnn.network.fusion import absorbable
 from gridnn.network.graph import INPUT
 from gridnn.plan.costgraph import CostGraph
 from gridnn.plan.job import Degrees as Degrees
 from gridnn.plan.job import Job as Job
 from gridnn.plan.space import space as space
+
+
+SUMS = (s.Conv, s.ConvTranspose, s.Linear, *s.SEQUENCES)
+"""Layers for which `c` is not another name for `k`."""
 
 
 class Problem:
@@ -53,13 +59,15 @@ class Problem:
 
     def _layers(self) -> tuple[LayerCosts, ...]:
         shapes, known, found = self.job.network.shapes, dict[object, LayerCosts](), []
+        hosted = absorbable(self.job.network)
         for node, grids in zip(self.nodes, self.candidates, strict=True):
             inputs, first = tuple(shapes[i] for i in node.inputs), set(node.inputs) == {INPUT}
-            key = (node.spec, inputs, shapes[node.name], id(grids), first, bool(node.shared))
+            key = (node.spec, inputs, shapes[node.name], id(grids), first, bool(node.shared), node.name in hosted)
             if key not in known:
                 known[key] = self.tables.layer(
-                    node.spec, inputs, shapes[node.name], grids, first=first, shares=bool(node.shared)
-                )
+                    node.spec, inputs, shapes[node.name], grids, first=first, shares=bool(node.shared),
+                    absorbed=node.name in hosted,
+                )  # fmt: skip
             found.append(known[key])
         return tuple(found)
 
@@ -76,7 +84,7 @@ class Problem:
         made, used = self.layers[producer], self.layers[consumer]
         need, shared = used.needs[number]
         cuts = (tuple(c.key for c in made.out), tuple(c.key for c in need), shared.tobytes())
-        key = (id(made.grids), id(used.grids), cuts)
+        key = (id(made.grids), id(used.grids), cuts, None if used.alone_s is None else id(used))
         if key not in self._moves:
             self._moves[key] = self.tables.edge(made, used, number)
         return self._moves[key]
@@ -176,7 +184,8 @@ class Problem:
         for i, node in enumerate(self.nodes):
             grids, at = self.candidates[i], choice[self.owner[i]]
             found[node.name] = grids.scheme(at)
-            if len(node.inputs) == 1 and node.inputs[0] != INPUT and self.owner.count(self.owner[i]) == 1:
+            alone = len(node.inputs) == 1 and node.inputs[0] != INPUT and self.owner.count(self.owner[i]) == 1
+            if alone and not isinstance(node.spec, SUMS):
                 before, other = self.at[node.inputs[0]], found[node.inputs[0]]
                 if other.grid.size == found[node.name].grid.size and _same(
                     self.layers[before], self.layers[i], choice[self.owner[before]], at

@@ -167,12 +167,14 @@ def flips(job: Job, own: Sequence[Degrees], rivals: Sequence[Degrees | None]) ->
 
     ends, found = batch_range(job, own), list[Flip]()
     for i, rival in enumerate(rivals):
-        least = rival[0] if rival else 0
+        if rival is None:
+            found.append(Flip(None, None))
+            continue
 
         def faster_links(octaves: float, i: int = i) -> float:
             return by_bandwidth(octaves).margin(i)
 
-        def larger_batch(octaves: int, i: int = i, least: int = least) -> float:
+        def larger_batch(octaves: int, i: int = i, least: int = rival[0]) -> float:
             return by_batch(octaves).margin(i) if with_batch(job, octaves).per_pass >= least else np.inf
 
         links = _first_octave(faster_links, (-OCTAVES, OCTAVES))

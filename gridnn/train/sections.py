@@ -281,6 +281,8 @@ class PlanSection(Section):
 
     spec: Name = "auto"
     """"auto", one grid for every layer such as "n2 k2", or the path of a plan file."""
+    machine: Name = "laptop"
+    """What plans are priced on: a machine of gridnn, or the path of a .toml file (see gridnn calibrate)."""
 
 
 class RunSection(Section):

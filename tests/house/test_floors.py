@@ -22,6 +22,8 @@ FLOORS = {
     "comm": {"geometry", "compute"},
     "layers": {"geometry", "network", "compute", "comm"},
     "train": {"geometry", "network", "cost", "plan", "compute", "comm", "layers"},
+    # The commands that think: no MPI, no kernels.  Those that run are the porch of train.
+    "commands": {"geometry", "network", "cost", "plan"},
     "analysis": {"geometry", "network", "cost", "plan"},
 }
 # Libraries that only one room may name.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gridnn.cost.machine import load_machine
 from gridnn.errors import InputError
 from gridnn.geometry.grid import GridShape, Scheme
-from gridnn.plan.plan import parse_scheme, read_plan, uniform_plan
-from gridnn.plan.uniform import candidates, cheapest_uniform, factorisations
+from gridnn.network.source import Source
+from gridnn.plan.plan import open_plan, parse_scheme, read_plan, uniform_plan
 from tests.support.nets import build
 
 NETWORK = build("residual")
@@ -23,6 +22,17 @@ def test_round_trip(tmp_path: Path) -> None:
     path.write_text(plan.dumps())
     again = read_plan(path, NETWORK, 12, 6)
     assert dict(again.schemes) == dict(plan.schemes) and again.summary == "n2 h3"
+
+
+def test_a_plan_says_what_it_was_made_for(tmp_path: Path) -> None:
+    source = Source("residual", (3, 7, 5), 10, {"width": 4})
+    plan = uniform_plan(NETWORK, GridShape.parse("n2"), 12, 4, "test")
+    plan = replace(plan, passes=3, dtype="float64", model=source, machine="h100", predicted={"step_s": 0.5})
+    path = tmp_path / "plan.json"
+    path.write_text(plan.dumps())
+    file = open_plan(path)
+    assert file.model == source
+    assert file.plan(NETWORK) == replace(plan, origin="file plan.json")
 
 
 def test_star_and_first_rank(tmp_path: Path) -> None:
@@ -58,6 +68,30 @@ BAD = {
         '{"format": "gridnn-plan", "version": 1, "procs": 8, "layers": {"*": "n2"}}',
         "it says 8, the run has 4",
     ),
+    "batch": (
+        '{"format": "gridnn-plan", "version": 1, "batch": 16, "layers": {"*": "n2"}}',
+        "for another batch: it says 16, the run has 8; make a new plan, or remove 'batch'",
+    ),
+    "no number": (
+        '{"format": "gridnn-plan", "version": 1, "batch": "8"}',
+        "batch = '8'; write a whole number",
+    ),
+    "grid too large": (
+        '{"format": "gridnn-plan", "version": 1, "layers": {"*": "n2", "first": "n2 k4"}}',
+        "plan file .*plan.json: layer first wants grid n2 k4 = 8 processes from rank 0, but there are 4",
+    ),
+    "off the end": (
+        '{"format": "gridnn-plan", "version": 1, "layers": {"*": "n2", "first": "n2 k2 @1"}}',
+        "layer first wants grid n2 k2 @1 = 4 processes from rank 1",
+    ),
+    "batch cut too often": (
+        '{"format": "gridnn-plan", "version": 1, "procs": 4, "batch": 8, "layers": {"*": "n2", "first": "n3"}}',
+        "layer first cuts the batch 3 ways .* has only 2 samples",
+    ),
+    "no model": (
+        '{"format": "gridnn-plan", "version": 1, "model": {"nam": "x"}, "layers": {"*": "n2"}}',
+        'is no network; it needs "name" of the zoo or "file"',
+    ),
     "network": (
         '{"format": "gridnn-plan", "version": 1, "digest": "00", "layers": {"*": "n2"}}',
         "is for another network",
@@ -71,29 +105,10 @@ def test_bad_files(tmp_path: Path, case: str) -> None:
     path = tmp_path / "plan.json"
     path.write_text(text)
     with pytest.raises(InputError, match=message.replace("(", r"\(")):
-        read_plan(path, NETWORK, 8, 4)
+        read_plan(path, NETWORK, 8, 4, passes=4)
     with pytest.raises(InputError, match="cannot be read"):
         read_plan(tmp_path / "none.json", NETWORK, 8, 4)
 
 
 def test_parse_scheme() -> None:
     assert parse_scheme("n4 h2 @ 3") == Scheme(GridShape.parse("n4 h2"), 3)
-
-
-def test_factorisations() -> None:
-    assert sorted((f["n"], f["k"]) for f in factorisations(6, ("n", "k"))) == [(1, 6), (2, 3), (3, 2), (6, 1)]
-    assert len(list(factorisations(8, ("n", "k", "c", "h", "w")))) == 35
-
-
-def test_cheapest_uniform_is_the_cheapest_and_uses_all_ranks() -> None:
-    machine = load_machine()
-    plan, priced = cheapest_uniform(NETWORK, 8, 1, 4, 4, machine)
-    seconds = [p.step_s for _, p in priced]
-    assert seconds == sorted(seconds) and len(priced) == len(candidates(NETWORK, 8, 4))
-    assert plan.schemes["loss"].grid == priced[0][0] and priced[0][0].size == 4
-    assert json.loads(plan.dumps())["layers"]["first"] == str(priced[0][0])
-
-
-def test_candidates_cut_no_axis_beyond_its_largest_extent() -> None:
-    for grid in candidates(NETWORK, 2, 8):
-        assert grid["n"] <= 2 and grid["h"] <= 7 and grid["w"] <= 5 and grid["d"] == 1

@@ -125,8 +125,19 @@ def usual(name: str, **chosen: Any) -> Network:
     InputError
         As `build`.
     """
-    shape, classes = _USUAL.get(_key(name), ((3, 224, 224), 1000))
-    return build(name, shape, classes, **chosen)
+    return build(name, *usual_input(name), **chosen)
+
+
+def usual_input(name: str) -> tuple[tuple[int, ...], int | None]:
+    """Return the shape of a sample and the number of classes in the paper of a network.
+
+    Raises
+    ------
+    InputError
+        If the name is not known.
+    """
+    _find(name)
+    return _USUAL.get(_key(name), ((3, 224, 224), 1000))
 
 
 def _key(name: str) -> str:

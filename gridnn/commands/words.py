@@ -1,0 +1,148 @@
+"""What commands share: options of a network and a job, plan files read, files written whole or not at all."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gridnn.errors import InputError
+
+if TYPE_CHECKING:
+    from gridnn.network.source import Source
+    from gridnn.plan.plan import Plan
+    from gridnn.plan.problem import Job
+
+Say = Callable[[str], None]
+ITEMSIZE = {"float32": 4, "float64": 8, "bfloat16": 2}
+"""Bytes of an element by type."""
+DEFAULT_MACHINE = "laptop"
+
+
+def parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """Return the parser of a command."""
+    return argparse.ArgumentParser(
+        prog=f"gridnn {name}", description=description, epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a network."""
+    add = parser.add_argument
+    add(
+        "--input",
+        metavar="C,H,W",
+        help="shape of a sample, such as 3,224,224; left out, that of the network's paper",
+    )
+    add("--classes", type=int, metavar="N", help="number of classes; left out, those of the network's paper")
+    add(
+        "--option",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="an option of the network; may be given again",
+    )
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """Add a plan file, and what may stand in for things it does not say."""
+    add = parser.add_argument
+    add("plan", metavar="plan.json", help="a plan file")
+    add("--network", metavar="NETWORK", help="the plan's network; left out, what the plan says")
+    add_network(parser)
+    add_machine(parser, "what the plan says")
+    add_json(parser)
+
+
+def add_machine(parser: argparse.ArgumentParser, otherwise: str) -> None:
+    """Add the choice of a machine that a plan file may make."""
+    what = f"a machine of gridnn or a .toml file; left out, {otherwise}, or {DEFAULT_MACHINE}"
+    parser.add_argument("--machine", "-m", metavar="NAME|FILE", help=what)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of how to answer."""
+    parser.add_argument("--json", action="store_true", help="answer in one JSON object")
+
+
+def source_of(arguments: argparse.Namespace) -> Source:
+    """Return where the network of a command line comes from."""
+    from gridnn.network.source import parse_source
+
+    return parse_source(arguments.network, arguments.input, arguments.classes, arguments.option)
+
+
+def read_job(path: str, arguments: argparse.Namespace) -> tuple[Job, Plan]:
+    """Return the job of a plan file, and the plan.
+
+    Raises
+    ------
+    InputError
+        If the file does not say what its network is and the command line neither, or any of it cannot be.
+    """
+    from gridnn.cost.machine import load_machine
+    from gridnn.network.source import open_network
+    from gridnn.plan.plan import open_plan
+    from gridnn.plan.problem import Job
+
+    file = open_plan(Path(path))
+    source = source_of(arguments) if arguments.network else file.model
+    if source is None:
+        raise InputError(
+            f"plan file {path} does not say where its network comes from; name it with --network"
+        )
+    if not arguments.network and (arguments.input or arguments.classes or arguments.option):
+        raise InputError("--input, --classes and --option are those of --network; name it, or leave them out")
+    network = open_network(source)
+    plan = file.plan(network)
+    if plan.dtype not in ITEMSIZE:
+        raise InputError(f'plan file {path}: dtype "{plan.dtype}"; use one of {", ".join(ITEMSIZE)}')
+    machine = load_machine(arguments.machine or plan.machine or DEFAULT_MACHINE)
+    return Job(network, machine, plan.procs, plan.batch, plan.passes, ITEMSIZE[plan.dtype]), plan
+
+
+def check_target(path: str | None) -> None:
+    """Refuse a file that cannot be written, before work is done that would be lost.
+
+    Raises
+    ------
+    InputError
+    """
+    if path is None:
+        return
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {folder}; make it, or name another")
+    if Path(path).is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"cannot write {path}: name a file in a folder that can be written")
+
+
+def write_whole(path: str, text: str) -> None:
+    """Write a file; on failure what was there before still is.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+    """
+    target = Path(path)
+    try:
+        number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(number, "w", encoding="utf-8") as file:
+                file.write(text)
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(name, 0o666 & ~mask)  # as a file that was simply opened would have
+            os.replace(name, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; name a file that can be written") from None
