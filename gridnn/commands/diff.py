@@ -29,7 +29,7 @@ def main(argv: Sequence[str], say: Say) -> None:
     add_network(words)
     add_machine(words, "what the first plan says")
     arguments = words.parse_args(argv)
-    from gridnn.plan.difference import difference
+    from gridnn.plan.explain.difference import difference
     from gridnn.plan.outcome import outcome
 
     job, first = read_job(arguments.first, arguments)

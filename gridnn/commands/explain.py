@@ -28,9 +28,9 @@ def main(argv: Sequence[str], say: Say) -> None:
     )
     words.add_argument("--svg", metavar="FILE.svg", help="draw the network with its grids")
     arguments = words.parse_args(argv)
-    from gridnn.plan.explain import explain
-    from gridnn.plan.picture import picture
-    from gridnn.plan.tell import as_json, lines
+    from gridnn.plan.explain.picture import picture
+    from gridnn.plan.explain.tell import as_json, lines
+    from gridnn.plan.explain.why import explain
 
     check_target(arguments.svg)
     job, plan = read_job(arguments.plan, arguments)

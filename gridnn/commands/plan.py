@@ -98,7 +98,7 @@ def predicted(job: Job, found: Found, result: Outcome) -> dict[str, Any]:
 
 
 def _lines(job: Job, found: Found, result: Outcome) -> list[str]:
-    from gridnn.plan.tell import time_text
+    from gridnn.plan.explain.tell import time_text
 
     passes = f" in {job.passes} passes" if job.passes > 1 else ""
     head = (
@@ -122,7 +122,7 @@ def _lines(job: Job, found: Found, result: Outcome) -> list[str]:
 
 def _proof(found: Found) -> str:
     """Return what a search did and what that proves."""
-    from gridnn.plan.tell import time_text
+    from gridnn.plan.explain.tell import time_text
 
     text = time_text(found.search_s)
     if found.candidates:

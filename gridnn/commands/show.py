@@ -40,7 +40,7 @@ def finite(value: Any) -> Any:
 
 def layer_rows(result: Outcome) -> list[tuple[str, ...]]:
     """Return a row for every run of layers with one scheme: layers, grid, Pr x Pc, seconds."""
-    from gridnn.plan.tell import time_text
+    from gridnn.plan.explain.tell import time_text
 
     rows = []
     for scheme, run in groupby(result.layers, key=lambda layer: layer.scheme):
@@ -53,7 +53,7 @@ def layer_rows(result: Outcome) -> list[tuple[str, ...]]:
 
 def totals(job: Job, result: Outcome) -> list[str]:
     """Return lines on the seconds, bytes and memory of a plan."""
-    from gridnn.plan.tell import bytes_text, time_text
+    from gridnn.plan.explain.tell import bytes_text, time_text
 
     estimated, memory = "" if result.exact else " (estimated)", job.machine.memory_bytes
     lines = []

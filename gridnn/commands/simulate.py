@@ -71,7 +71,7 @@ def _values(job: Job, result: Outcome, simulator: Simulator | None) -> dict[str,
 
 
 def _lines(job: Job, plan: Plan, result: Outcome, simulator: Simulator | None) -> list[str]:
-    from gridnn.plan.tell import time_text
+    from gridnn.plan.explain.tell import time_text
 
     lines = [
         f"{job.network.name}, batch {job.batch}, {job.procs} processes of {job.machine.name}: {plan.origin}", "",

@@ -57,7 +57,7 @@ class Ways:
     @cached_property
     def parts(self) -> Ints:
         """Blocks of each way."""
-        return self.degrees.prod(axis=1)
+        return np.asarray(self.degrees.prod(axis=1))
 
     @cached_property
     def by_parts(self) -> tuple[Ints, Ints, Ints]:
@@ -94,7 +94,7 @@ class Grids:
     @cached_property
     def sizes(self) -> Ints:
         """Processes of each grid."""
-        return self.degrees.prod(axis=1)
+        return np.asarray(self.degrees.prod(axis=1))
 
     @cached_property
     def strides(self) -> Ints:
@@ -173,7 +173,9 @@ class Cut:
         return np.array([i.start for i in found]), np.array([i.stop for i in found])
 
 
-def cuts(grids: Grids, placed: Callable[[Scheme], Placement], layout: Callable[[Placement], Layout]) -> list[Cut]:
+def cuts(
+    grids: Grids, placed: Callable[[Scheme], Placement], layout: Callable[[Placement], Layout]
+) -> list[Cut]:
     """Return how each dim of one of a layer's layouts is cut under all grids.
 
     Parameters
@@ -184,9 +186,13 @@ def cuts(grids: Grids, placed: Callable[[Scheme], Placement], layout: Callable[[
         Which of its layouts.
     """
     even, odd = layout(placed(PROBE)).dims, layout(placed(ODD)).dims
+
+    def at(number: int) -> Callable[[Scheme], Dim]:
+        return lambda scheme: layout(placed(scheme)).dims[number]
+
     return [
-        _cut(grids, dim, _kind(dim, other), lambda s, at=at: layout(placed(s)).dims[at])
-        for at, (dim, other) in enumerate(zip(even, odd, strict=True))
+        _cut(grids, dim, _kind(dim, other), at(i))
+        for i, (dim, other) in enumerate(zip(even, odd, strict=True))
     ]
 
 
@@ -198,7 +204,7 @@ def whole_axes(layout: Layout) -> tuple[str, ...]:
 
 def copies(grids: Grids, axes: tuple[str, ...]) -> Ints:
     """Return the product of the sizes of some axes, for every grid."""
-    return grids.degrees[:, [AXES.index(a) for a in axes]].prod(axis=1)
+    return np.asarray(grids.degrees[:, [AXES.index(a) for a in axes]].prod(axis=1))
 
 
 def _cut(grids: Grids, probe: Dim, kind: str, placed: Callable[[Scheme], Dim]) -> Cut:

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from gridnn.cost.collectives import allgather_s, effective_beta, reduce_scatter_s
 from gridnn.cost.grids import Cut, Grids, Ints
 from gridnn.cost.machine import Machine
+from gridnn.cost.meeting import Counts, boxes, counted, lengths
 
 Floats = NDArray[np.float64]
-Counts = tuple[Floats, Floats, list[list[Ints]]]
 SAMPLE = 64
 """Ranks that are looked at where grids are not powers of two."""
 
@@ -77,11 +77,13 @@ class Moves:
         pairs = np.broadcast(rows, columns).size * (1 if ranks is None else len(ranks))
         if pairs > TILE_PAIRS and len(rows) > 1 and rows.ndim == 2:  # temporaries stay in the caches
             tiles = np.array_split(rows, min(len(rows), -(-pairs // TILE_PAIRS)))
-            given = source, source_grids, target, target_grids, target_copies
-            return np.concatenate([self.seconds(*given, tile, columns) for tile in tiles])
+            edge = source, source_grids, target, target_grids, target_copies
+            return np.concatenate([self.seconds(*edge, tile, columns) for tile in tiles])
         held, total = self._overlaps(source, target, rows, columns, ranks)
         sizes, shared = (source_grids.sizes[rows], target_grids.sizes[columns]), target_copies[columns]
-        own = held[0]  # of the ranks that send: those that receive may be beyond the source's grid and own nothing
+        own = held[
+            0
+        ]  # of the ranks that send: those that receive may be beyond the source's grid and own nothing
         held, total = self._present(held, total, *sizes, ranks)
         met, cover, meeting = self._neighbours(source, target, rows, columns, ranks)
         cover = cover * shared[..., None]
@@ -97,7 +99,9 @@ class Moves:
             seconds += elements * (self.betas[level] * self.itemsize)
             latency += elements * self.machine.levels[level].alpha_s
         # Latency is that of the levels that bytes cross, in proportion.
-        alpha_s = np.divide(latency, total - held[0], out=np.zeros_like(latency), where=total > held[0]).max(axis=-1)
+        alpha_s = np.divide(latency, total - held[0], out=np.zeros_like(latency), where=total > held[0]).max(
+            axis=-1
+        )
         blocks = np.prod([c.size[c.way[rows]] for c in source], axis=0)
         wants = meeting * shared
         gathers = (met == wants) & (blocks * met == total.max(axis=-1))
@@ -110,11 +114,13 @@ class Moves:
             nbytes = total.max(axis=-1)[plain] * self.itemsize
             group = np.broadcast_to(met, plain.shape)[plain]
             inside = [np.minimum(np.rint(table[plain] / hoarded[0][plain]), group) for table in hoarded[1:]]
-            given = self.machine, [*inside, group], nbytes, self.procs
-            result[plain] = allgather_s(*given) + reduce_scatter_s(*given)
-        return result
+            collective = self.machine, [*inside, group], nbytes, self.procs
+            result[plain] = allgather_s(*collective) + reduce_scatter_s(*collective)
+        return np.asarray(result)
 
-    def floor(self, source: Sequence[Cut], source_grids: Grids, target: Sequence[Cut], target_grids: Grids) -> Floats:
+    def floor(
+        self, source: Sequence[Cut], source_grids: Grids, target: Sequence[Cut], target_grids: Grids
+    ) -> Floats:
         """Return what `seconds` is at least for each grid of the consumer, (G,): were all it can find at hand found.
 
         What a rank wants less the largest block that any grid of the producer with as many ranks has; and so for
@@ -135,13 +141,15 @@ class Moves:
                 blocks = blocks * (c.size if unit == 1 else -(-c.extent // 2**outside))[c.way]
             ranks = np.maximum(source_grids.sizes, unit)
             order = np.argsort(ranks, kind="stable")
-            largest = np.maximum.accumulate(blocks[order][::-1])[::-1]  # of all grids with at least as many ranks
+            largest = np.maximum.accumulate(blocks[order][::-1])[
+                ::-1
+            ]  # of all grids with at least as many ranks
             at = np.searchsorted(ranks[order], target_grids.sizes)
             found = np.minimum(np.append(largest, 0.0)[at], total)
             if inner is not None:
                 seconds += (found - inner) * betas[level - 1]
             inner = found if inner is None else np.maximum(found, inner)
-        return 2.0 * (seconds + (total - inner) * betas[-1]) * self.itemsize
+        return np.asarray(2.0 * (seconds + (total - inner) * betas[-1]) * self.itemsize)
 
     def _overlaps(
         self, source: Sequence[Cut], target: Sequence[Cut], rows: Ints, columns: Ints, ranks: Ints | None
@@ -153,7 +161,7 @@ class Moves:
             i, j = s.way[rows], t.way[columns]
             found = self._table(self._held, self._shared, s, t, i, j, ranks)
             held = found if not held else [a * b for a, b in zip(held, found, strict=True)]
-            total = total * (t.size[:, None] if ranks is None else _lengths(t, ranks))[j]
+            total = total * (t.size[:, None] if ranks is None else lengths(t, ranks))[j]
         return held, np.broadcast_to(total, held[0].shape)
 
     def _table(
@@ -175,7 +183,7 @@ class Moves:
         return self._aligned(s, t, i, j) if ranks is None else self._by_rank(s, t, i, j, ranks)
 
     def _neighbour(self, s: Cut, t: Cut, i: Ints, j: Ints, ranks: Ints | None) -> list[Floats]:
-        return _counted(s, t, i, j, ranks, self._blocks)
+        return counted(s, t, i, j, ranks, self._blocks)
 
     def _aligned(self, s: Cut, t: Cut, i: Ints, j: Ints) -> list[Floats]:
         """Return the least |S & T| and |S' & T| of one dim over all ranks, (*pairs, 1)."""
@@ -187,17 +195,23 @@ class Moves:
             block = outside[i]
             nest = ((block == theirs) | (block < 0) | (theirs < 0)).all(axis=-1)
             if t.kind == "part":
-                nest &= (t.ways.parts == 1)[j] | (outside < 0).all(axis=1)[i]
+                whole = np.asarray((outside < 0).all(axis=1))
+                nest &= (t.ways.parts == 1)[j] | whole[i]
             tables.append((nest * np.minimum(size[i], t.size[j]))[..., None].astype(float))
         return tables
 
     def _by_rank(self, s: Cut, t: Cut, i: Ints, j: Ints, ranks: Ints) -> list[Floats]:
         """Return |S & T| and |S' & T| of one dim, (*pairs, R)."""
-        (t_start, t_stop), tables = _boxes(t, ranks), list[Floats]()
+        (t_start, t_stop), tables = boxes(t, ranks), list[Floats]()
         for unit in [1, *self.units]:
             first = ranks // unit * unit
-            starts, stops = zip(*(_boxes(s, np.minimum(first + r, self.procs - 1)) for r in range(unit)), strict=True)
-            start, stop = np.min(starts, axis=0), np.max(stops, axis=0)  # of the unit: one interval that holds all
+            starts, stops = zip(
+                *(boxes(s, np.minimum(first + r, self.procs - 1)) for r in range(unit)), strict=True
+            )
+            start, stop = (
+                np.min(starts, axis=0),
+                np.max(stops, axis=0),
+            )  # of the unit: one interval that holds all
             shared = np.minimum(stop[i], t_stop[j]) - np.maximum(start[i], t_start[j])
             tables.append(np.maximum(shared, 0).astype(float))
         return tables
@@ -226,76 +240,3 @@ class Moves:
 
 def _wide(bits: Ints, width: int) -> Ints:
     return np.pad(bits, ((0, 0), (0, width - bits.shape[1])), constant_values=-1)
-
-
-def _boxes(cut: Cut, ranks: Ints) -> tuple[Ints, Ints]:
-    """Return starts and stops of the blocks of some ranks, (U, R)."""
-    starts, stops = [], []
-    for way in range(len(cut.size)):
-        index = cut.ways.block_of(way, ranks)
-        start, stop = cut.intervals(way)
-        starts.append(start[index])
-        stops.append(stop[index])
-    return np.array(starts), np.array(stops)
-
-
-def _lengths(cut: Cut, ranks: Ints) -> Ints:
-    """Return the extent of the block of each rank, (U, R)."""
-    start, stop = _boxes(cut, ranks)
-    return np.maximum(stop - start, 0)
-
-
-def _counted(
-    s: Cut, t: Cut, i: Ints, j: Ints, ranks: Ints | None, known: dict[object, Counts]
-) -> list[Floats]:
-    """Return, for a dim: blocks a want meets; elements wanted of a block, (*pairs, R); wants a block meets."""
-    if s.kind == t.kind == "plain" and ranks is None:
-        mine, theirs = s.size[i] + 0.0, t.size[j] + 0.0
-        wanted = np.broadcast_to(mine, np.broadcast(mine, theirs).shape)[..., None]
-        return [np.ceil(theirs / mine), wanted, np.ceil(mine / theirs)]
-    # The intervals depend on how many blocks there are, not on who has them.
-    met, meeting, wanted_of = _by_parts(s, t, known)
-    my_parts, their_parts = s.ways.by_parts[2], t.ways.by_parts[2]
-    here = my_parts[i], their_parts[j]
-    if ranks is None:
-        most = np.array([[wanted.max() for wanted in row] for row in wanted_of], dtype=float)[..., None]
-        return [met[here], most[here], meeting[here]]
-    cover = np.array(
-        [[wanted[s.ways.block_of(way, ranks)] for wanted in wanted_of[a]] for way, a in enumerate(my_parts)],
-        dtype=float,
-    )
-    return [met[here], cover[i, here[1]], meeting[here]]
-
-
-def _by_parts(s: Cut, t: Cut, known: dict[object, Counts]) -> Counts:
-    """Return, for numbers of blocks of both cuts: blocks a want meets, wants a block meets, elements wanted of each."""
-    (parts, ways, _), (others, columns, _) = s.ways.by_parts, t.ways.by_parts
-    key = (s.probe, parts.tobytes(), t.probe, others.tobytes())
-    if key not in known:
-        met, meeting = np.ones((2, len(ways), len(columns)))
-        wanted: list[list[Ints]] = [[] for _ in ways]
-        needs = [t.intervals(column) for column in columns.tolist()]
-        for a, way in enumerate(ways.tolist()):
-            blocks = s.intervals(way)
-            for b, want in enumerate(needs):
-                met[a, b], meeting[a, b] = _most_met(blocks, want), _most_met(want, blocks)
-                wanted[a].append(_below(want, blocks[1]) - _below(want, blocks[0]))
-        known[key] = met, meeting, wanted
-    return known[key]
-
-
-def _most_met(blocks: tuple[Ints, Ints], others: tuple[Ints, Ints]) -> int:
-    """Return how many blocks one of the others meets at most."""
-    (start, stop), (low, high) = (tuple(e[pair[1] > pair[0]] for e in pair) for pair in (blocks, others))
-    before = np.searchsorted(np.sort(stop), low, "right")
-    return int((np.searchsorted(np.sort(start), high, "left") - before).max(initial=0))
-
-
-def _below(intervals: tuple[Ints, Ints], at: Ints) -> Ints:
-    """Return the elements of all intervals together that lie below each of some indices."""
-    total = np.zeros(len(at), dtype=np.int64)
-    for sign, ends in zip((1, -1), intervals, strict=True):
-        ends = np.sort(ends)
-        count, sums = np.searchsorted(ends, at, "left"), np.concatenate([[0], np.cumsum(ends)])
-        total += sign * (count * at - sums[count])
-    return total

@@ -24,7 +24,6 @@ from gridnn.geometry.grid import AXES, GridShape, Scheme
 from gridnn.geometry.interval import Box, Interval, extents_of
 from gridnn.geometry.window import SpaceMap
 
-
 KEPT_BLOCKS = 1024
 """Blocks of a dim up to which they are kept for the next who asks."""
 
@@ -42,7 +41,9 @@ def cut(extent: int, grid: GridShape, axes: Sequence[str], grain: int = 1) -> Di
     """Cut a dim by `axes`, the later inside the earlier, in balanced blocks of multiples of `grain`."""
     axes = tuple(a for a in axes if grid[a] > 1)
     sizes = tuple(grid[a] for a in axes)
-    return Dim(extent, axes, (_blocks if prod(sizes) <= KEPT_BLOCKS else _blocks.__wrapped__)(extent, sizes, grain))
+    return Dim(
+        extent, axes, (_blocks if prod(sizes) <= KEPT_BLOCKS else _blocks.__wrapped__)(extent, sizes, grain)
+    )
 
 
 @lru_cache(maxsize=4096)

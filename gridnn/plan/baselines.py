@@ -25,7 +25,7 @@ from gridnn.geometry.grid import AXES
 from gridnn.network import spec as s
 from gridnn.network.graph import Network
 from gridnn.network.placement import space_axes
-from gridnn.plan.costgraph import cost_of
+from gridnn.plan.exact.costgraph import cost_of
 from gridnn.plan.problem import Degrees, Job, Problem
 from gridnn.plan.space import axis_limits, degrees
 

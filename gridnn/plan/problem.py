@@ -23,11 +23,10 @@ from gridnn.geometry.grid import Scheme
 from gridnn.network import spec as s
 from gridnn.network.fusion import absorbable
 from gridnn.network.graph import INPUT
-from gridnn.plan.costgraph import CostGraph
+from gridnn.plan.exact.costgraph import CostGraph
 from gridnn.plan.job import Degrees as Degrees
 from gridnn.plan.job import Job as Job
 from gridnn.plan.space import space as space
-
 
 SUMS = (s.Conv, s.ConvTranspose, s.Linear, *s.SEQUENCES)
 """Layers for which `c` is not another name for `k`."""
@@ -62,7 +61,15 @@ class Problem:
         hosted = absorbable(self.job.network)
         for node, grids in zip(self.nodes, self.candidates, strict=True):
             inputs, first = tuple(shapes[i] for i in node.inputs), set(node.inputs) == {INPUT}
-            key = (node.spec, inputs, shapes[node.name], id(grids), first, bool(node.shared), node.name in hosted)
+            key = (
+                node.spec,
+                inputs,
+                shapes[node.name],
+                id(grids),
+                first,
+                bool(node.shared),
+                node.name in hosted,
+            )
             if key not in known:
                 known[key] = self.tables.layer(
                     node.spec, inputs, shapes[node.name], grids, first=first, shares=bool(node.shared),

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from gridnn.cost.moves import Floats
-from gridnn.plan.bounds import Messages, send, silence
-from gridnn.plan.costgraph import CostGraph, Indices, Vector
-from gridnn.plan.eliminate import Optimum, cheapest
-from gridnn.plan.narrow import slack
+from gridnn.plan.exact.bounds import Messages, send, silence
+from gridnn.plan.exact.costgraph import CostGraph, Indices, Vector
+from gridnn.plan.exact.eliminate import Optimum, cheapest
+from gridnn.plan.exact.narrow import slack
 from gridnn.plan.problem import Problem
 
 FIRST = 64
@@ -32,7 +32,7 @@ SWEEPS = 3
 """Passes of messages there and back in a round."""
 ROUNDS = 60
 PROMISING = 0.07
-"""Candidates become active whose bound is within this part of the margin: bounds get better before the others are asked."""
+"""Candidates become active whose bound is within this part of the margin; before the others, bounds get better."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,11 @@ class Reduced:
 
 
 def reduced(
-    problem: Problem, start: Sequence[Sequence[int]], *, memory_limit: float | None = None, most_pairs: int = 1 << 27
+    problem: Problem,
+    start: Sequence[Sequence[int]],
+    *,
+    memory_limit: float | None = None,
+    most_pairs: int = 1 << 27,
 ) -> Reduced:
     """Return the optimum of a problem.
 
@@ -142,13 +146,15 @@ class _Lazy:
             first, _ = send(self.costs, messages, self._backward, forward=False)
             lower = max(lower, first)
             second, excess = send(self.costs, messages, self._forward, forward=True)
-            rise = max(second - lower, 0.0)  # the excess stands on the bound before: move it onto the better one
+            rise = max(
+                second - lower, 0.0
+            )  # the excess stands on the bound before; move it onto the better one
             lower, excess = lower + rise, [np.maximum(e - rise, 0.0) for e in excess]
         return lower, excess
 
     def _forward(self, pair: tuple[int, int], share: Vector) -> Vector:
         rows, columns = self.of(pair[0]), self.of(pair[1])
-        said = self.floors[pair] + share.min()
+        said: Vector = self.floors[pair] + share.min()
         exact = (self.matrix(pair) + share[rows, None]).min(axis=0)
         others = np.delete(share, rows).min(initial=np.inf) + self.floors[pair][columns]
         said[columns] = np.minimum(exact, others)
@@ -191,5 +197,3 @@ class _Lazy:
 
     def _add(self, key: int, candidates: Indices) -> None:
         self.active[key] = np.union1d(self.active.get(key, np.empty(0, dtype=np.intp)), candidates)
-
-

@@ -6,8 +6,8 @@
 | mcmc      | grids and ranks, by a walk over simulated plans (Jia et al. 2019)          | nothing: the best seen     |
 | uniform, data, model, owt, fc-only                         see `baselines`             | among themselves           |
 
-Every result is shown beside the baselines.  The additive cost has errors of some ten per cent (Jia et al. 2018, Table 4,
-on machines that were measured): a gain below that is not called one.
+Every result is shown beside the baselines.  The additive cost errs by some ten per cent (Jia et al. 2018,
+Table 4, on machines that were measured): a gain below that is not called one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gridnn.errors import InputError
 from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.network.placed import check_scheme
 from gridnn.plan.baselines import BASELINES, Schemes, candidates, price_all, uniform
-from gridnn.plan.eliminate import cheapest, cost_of
+from gridnn.plan.exact.eliminate import cheapest, cost_of
 from gridnn.plan.problem import Degrees, Job, Problem, space
 from gridnn.plan.reduce import reduced
 
@@ -113,7 +113,9 @@ def search(
     if method not in METHODS:
         raise InputError(f'method "{method}" is not known; use one of {", ".join(METHODS)}')
     if method != "dynamic" and (pins or memory_bytes is not None):
-        raise InputError(f'method "{method}" has no choice left for pins or a memory limit; use --method dynamic')
+        raise InputError(
+            f'method "{method}" has no choice left for pins or a memory limit; use --method dynamic'
+        )
     tables, plans = job.tables(), candidates(job)
     if method != "dynamic":
         started_s = time.perf_counter()
@@ -136,7 +138,9 @@ def _dynamic(
     every: bool,
 ) -> Found:  # fmt: skip
     started_s = time.perf_counter()
-    grids = space(job, every=every, extra={n.name: [p[n.name] for p in extra] for n in job.network.nodes}, pins=pins)
+    grids = space(
+        job, every=every, extra={n.name: [p[n.name] for p in extra] for n in job.network.nodes}, pins=pins
+    )
     problem = Problem(job, grids, tables)
     _check_use(job, problem)
     start = [] if pins else [problem.choice(plan) for plan in extra]
@@ -160,7 +164,9 @@ def check_pins(job: Job, pins: Mapping[str, Scheme]) -> dict[str, Degrees]:
     for name, scheme in pins.items():
         if name not in names:
             shown = ", ".join(node.name for node in job.network.nodes[:8])
-            raise InputError(f"pin {name}: network {job.network.name} has no such layer; its layers are {shown}, ...")
+            raise InputError(
+                f"pin {name}: network {job.network.name} has no such layer; its layers are {shown}, ..."
+            )
         check_scheme(name, scheme, job.per_pass, job.procs)
         if scheme.first:
             raise InputError(
@@ -195,7 +201,11 @@ def _optimum(
     if max(map(len, problem.candidates)) <= MATRIX_CHOICES:
         graph = problem.graph
         best = cheapest(graph, memory_limit=memory_bytes)
-        notes = () if best.gap_s == 0 else (f"at most {best.gap_s:.3g} s a step from the optimum within the limit",)
+        notes = (
+            ()
+            if best.gap_s == 0
+            else (f"at most {best.gap_s:.3g} s a step from the optimum within the limit",)
+        )
         return best.choice, cost_of(graph, best.choice), best.cost - best.gap_s, best.core, every, notes
     found = reduced(problem, start, memory_limit=memory_bytes)
     notes = () if found.gap_s == 0 else (f"at most {found.gap_s:.3g} s a step from the optimum: not proved",)
@@ -207,5 +217,6 @@ def _check_use(job: Job, problem: Problem) -> None:
     if most == 1 < job.procs:
         raise InputError(
             f"{job.procs} processes: no layer of {job.network.name} can be cut into a divisor of that with a batch of "
-            f"{job.per_pass}; take a number with small factors, such as {1 << (job.procs.bit_length() - 1)}, or a larger batch"
+            f"{job.per_pass}; take a number with small factors, such as {1 << (job.procs.bit_length() - 1)}, or a "
+            "larger batch"
         )

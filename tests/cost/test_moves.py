@@ -23,17 +23,25 @@ X, Y, HALF = (16, 16, 16), (16, 16, 16), (16, 8, 8)
 
 def grids(procs: int, axes: str, steps: list[int]) -> Grids:
     rows = [
-        row for row in itertools.product(*(steps if a in axes else [1] for a in "nkcdhw")) if np.prod(row) <= procs
+        row
+        for row in itertools.product(*(steps if a in axes else [1] for a in "nkcdhw"))
+        if np.prod(row) <= procs
     ]
     return Grids(np.array(rows, dtype=np.int64))
 
 
 @pytest.mark.parametrize(
-    ("procs", "steps", "batch"), [(4, [1, 2, 4], 8), (8, [1, 2, 4, 8], 16), (6, [1, 2, 3, 6], 12), (3, [1, 3], 6)]
+    ("procs", "steps", "batch"),
+    [(4, [1, 2, 4], 8), (8, [1, 2, 4, 8], 16), (6, [1, 2, 3, 6], 12), (3, [1, 3], 6)],
 )
 @pytest.mark.parametrize(
     ("spec", "x", "out", "axes"),
-    [(CONV, X, Y, "nkch"), (STRIDED, X, HALF, "nkhw"), (s.Activation("relu"), X, X, "nkhw"), (s.Flatten(), X, (4096,), "nk")],
+    [
+        (CONV, X, Y, "nkch"),
+        (STRIDED, X, HALF, "nkhw"),
+        (s.Activation("relu"), X, X, "nkhw"),
+        (s.Flatten(), X, (4096,), "nk"),
+    ],
 )
 def test_an_edge_costs_what_its_busiest_rank_moves(procs, steps, batch, spec, x, out, axes):
     before = s.BatchNorm()

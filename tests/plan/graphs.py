@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from gridnn.plan.costgraph import CostGraph, cost_of, memory_of
+from gridnn.plan.exact.costgraph import CostGraph, cost_of, memory_of
 
 KINDS = ("uniform", "ties", "scaled", "zero pairs", "holes")
 Edges = list[tuple[int, int]]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gridnn.plan.bounds import silence, sweep
-from gridnn.plan.costgraph import CostGraph, consistent, restrict
-from gridnn.plan.narrow import begin, narrow
+from gridnn.plan.exact.bounds import silence, sweep
+from gridnn.plan.exact.costgraph import CostGraph, consistent, restrict
+from gridnn.plan.exact.narrow import begin, narrow
 from tests.plan.graphs import KINDS, plans, random_graph
 
 NEAR = 1e-9

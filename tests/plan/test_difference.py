@@ -9,7 +9,7 @@ import pytest
 from gridnn.cost.machine import load_machine
 from gridnn.geometry.grid import GridShape
 from gridnn.network.zoo import usual
-from gridnn.plan.difference import difference
+from gridnn.plan.explain.difference import difference
 from gridnn.plan.outcome import outcome
 from gridnn.plan.plan import Plan, parse_scheme, uniform_plan
 from gridnn.plan.problem import Job

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from gridnn.errors import InputError
-from gridnn.plan import eliminate, limit, narrow
-from gridnn.plan.costgraph import CostGraph, cost_of, flips, memory_of
-from gridnn.plan.eliminate import cheapest
-from gridnn.plan.fold import core_size, fold, schedule
-from gridnn.plan.frontier import Rules, cheapest_frontier
+from gridnn.plan.exact import eliminate, limit, narrow
+from gridnn.plan.exact.costgraph import CostGraph, cost_of, flips, memory_of
+from gridnn.plan.exact.eliminate import cheapest
+from gridnn.plan.exact.fold import core_size, fold, schedule
+from gridnn.plan.exact.frontier import Rules, cheapest_frontier
 from tests.plan.graphs import KINDS, filled, inception, plans, random_graph, residual
 
 GRAPHS = 60  # of each kind

@@ -20,11 +20,11 @@ from gridnn.network.graph import Builder, Network
 from gridnn.network.placed import place_network
 from gridnn.network.zoo import usual
 from gridnn.plan.baselines import price_all
-from gridnn.plan.explain import Explanation, explain, movement_kind
+from gridnn.plan.explain.rival import faster
+from gridnn.plan.explain.tell import as_json, lines
+from gridnn.plan.explain.why import Explanation, explain, movement_kind
 from gridnn.plan.problem import Job, space
-from gridnn.plan.rival import faster
 from gridnn.plan.search import search
-from gridnn.plan.tell import as_json, lines
 from tests.support.nets import build
 
 CASES = ["residual", "inception", "unet", "linear-chain", "global-average"]

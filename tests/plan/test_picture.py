@@ -15,12 +15,12 @@ from gridnn.cost.traffic import received
 from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.network.graph import Builder, Network
 from gridnn.network.zoo import usual
-from gridnn.plan.boxes import MOST, boxes
-from gridnn.plan.drawing import BACK, FRONT, HUES, PART, STYLE, grid_drawing
-from gridnn.plan.explain import Explanation, explain
-from gridnn.plan.picture import picture
+from gridnn.plan.explain.boxes import MOST, boxes
+from gridnn.plan.explain.drawing import BACK, FRONT, HUES, PART, STYLE, grid_drawing
+from gridnn.plan.explain.picture import picture
+from gridnn.plan.explain.tell import bytes_text
+from gridnn.plan.explain.why import Explanation, explain
 from gridnn.plan.problem import Job
-from gridnn.plan.tell import bytes_text
 from tests.support.nets import build
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -14,8 +14,8 @@ from gridnn.network.graph import Builder, Network
 from gridnn.network.placed import place_network
 from gridnn.network.spec import Conv
 from gridnn.network.zoo import build
-from gridnn.plan.costgraph import cost_of
-from gridnn.plan.eliminate import cheapest
+from gridnn.plan.exact.costgraph import cost_of
+from gridnn.plan.exact.eliminate import cheapest
 from gridnn.plan.problem import Job, Problem, space
 from tests.cost.test_tables import RATES, TWO_LEVELS, plain
 
@@ -123,7 +123,7 @@ def test_weights_of_many_layers_are_summed_and_kept_once():
         problem = Problem(job, space(job, extra={n.name: grids for n in network.nodes}))
         lstm = [i for i, n in enumerate(network.nodes) if n.name.startswith("lstm1")]
         at = [problem.candidates[lstm[0]].degrees.tolist().index(list(g)) for g in grids]
-        found.append(sum(problem.layers[i].gradients_s[at] for i in lstm))
+        found.append(np.sum([problem.layers[i].gradients_s[at] for i in lstm], axis=0))
         weights = 4 * 8 * (8 + 8 + 1) * 2 * 4
         inputs_and_gates = (8 + 5 * 8) * 8 * 8 * 4
         states = (pieces - 1) * 2 * 8 * 8 * 4  # each piece but the first keeps the state that it begins with

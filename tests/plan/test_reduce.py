@@ -7,8 +7,8 @@ import pytest
 from gridnn.network import zoo
 from gridnn.plan import reduce
 from gridnn.plan.baselines import candidates
-from gridnn.plan.costgraph import cost_of
-from gridnn.plan.eliminate import cheapest
+from gridnn.plan.exact.costgraph import cost_of
+from gridnn.plan.exact.eliminate import cheapest
 from gridnn.plan.problem import Job, Problem, space
 from tests.cost.test_tables import RATES, TWO_LEVELS, plain, residual
 from tests.plan.test_problem import turning

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import pytest
 
 from gridnn.cost.machine import load_machine
+from gridnn.cost.price import price_plan
 from gridnn.errors import InputError
 from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.network import zoo
 from gridnn.network.graph import Builder, Network
 from gridnn.network.placed import place_network
-from gridnn.plan.baselines import BASELINES, candidates, uniform, uniform_grids
+from gridnn.plan.baselines import BASELINES, candidates, price_all, uniform, uniform_grids
 from gridnn.plan.problem import Job
 from gridnn.plan.search import MODEL_ERROR, Found, search
 from tests.cost.test_tables import RATES, TWO_LEVELS, plain, residual
@@ -60,14 +63,16 @@ def test_the_uniform_grid_is_the_cheapest_of_all():
     schemes, seconds = uniform(job)
     assert len(set(schemes.values())) == 1
     every = list(uniform_grids(job))
-    assert len(every) == len(set(every)) and all(GridShape(g).size == 4 for g in every)
+    assert len(every) == len(set(every)) and all(prod(g) == 4 for g in every)
     assert search(job, "uniform").step_s == seconds <= search(job, "data").step_s
 
 
 def test_pins_hold_and_cost():
     job = Job(plain(), TWO_LEVELS, 4, 8)
     free = search(job)
-    pinned = search(job, pins={"linear1": Scheme(GridShape.parse("h4")), "conv1": Scheme(GridShape.parse("k2"))})
+    pinned = search(
+        job, pins={"linear1": Scheme(GridShape.parse("h4")), "conv1": Scheme(GridShape.parse("k2"))}
+    )
     assert str(pinned.schemes["linear1"]) == "h4" and str(pinned.schemes["conv1"]) == "k2"
     assert pinned.step_s > free.step_s
 
@@ -119,3 +124,25 @@ def test_processes_that_no_layer_can_use():
         Job(network, RATES, 0, 3)
     with pytest.raises(InputError, match="batch"):
         Job(network, RATES, 1, 5, passes=2)
+
+
+@pytest.mark.parametrize(
+    ("machine", "procs"), [("p100-cluster", 8), ("k80-cluster", 16), ("h100", 4), ("laptop", 2)]
+)
+@pytest.mark.parametrize("name", ["alexnet", "resnet20"])
+def test_the_tables_of_a_search_are_the_prices_of_its_plans(name, machine, procs):
+    network = zoo.usual(name)
+    job = Job(network, load_machine(machine), procs, 32 * procs)
+    for method in ("dynamic", "data", "owt", "uniform"):
+        found = search(job, method)
+        priced = price_plan(place_network(network, found.schemes, job.batch, procs), job.machine, 4)
+        assert found.step_s == pytest.approx(priced.step_s, rel=0.01), method
+
+
+def test_a_plan_costs_the_same_when_it_is_priced_again():
+    """Layers that take over their producer's grid by name cut nothing else: `c` of a convolution is not `k`."""
+    for network, machine, procs in ((ALEXNET, "p100-cluster", 8), (zoo.usual("resnet50"), "h100", 16)):
+        job = Job(network, load_machine(machine), procs, 16 * procs)
+        found = search(job)
+        again = price_all(job, [{name: scheme.grid.sizes for name, scheme in found.schemes.items()}])
+        assert again[0] == pytest.approx(found.step_s, rel=1e-12)

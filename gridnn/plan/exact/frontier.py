@@ -9,7 +9,7 @@ groups, one for each choice of the nodes around.  Folding a node joins the label
            +------------> cost
 
 The second rule keeps groups short.  The least the rest can add is exact for each choice of the nodes around: it
-comes from folding the graph of priced costs once inwards and once outwards (plan/limit.py finds the price).
+comes from folding the graph of priced costs once inwards and once outwards (plan/exact/limit.py finds the price).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gridnn.plan.costgraph import CostGraph, Indices, Vector
-from gridnn.plan.fold import Schedule, Scope, Table, fix
+from gridnn.plan.exact.costgraph import CostGraph, Indices, Vector
+from gridnn.plan.exact.fold import Schedule, Scope, Table, fix
 
 # Classes of memory that share the labels a table may keep.
 CLASSES = 16

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gridnn.plan.costgraph import CostGraph, Vector, neighbours
+from gridnn.plan.exact.costgraph import CostGraph, Vector, neighbours
 
 Table = NDArray[np.float64]
 Scope = tuple[int, ...]

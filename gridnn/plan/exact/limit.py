@@ -9,7 +9,7 @@
          +----|--------> memory
             limit
 
-What the bound cannot decide is left to plan/frontier.py: short frontiers first, for a better solution and so a
+What the bound cannot decide is left to plan/exact/frontier.py: short frontiers first, for a better solution and so a
 smaller margin, then whole ones.  If those outgrow ROWS, the best solution stands with the gap that is proved.
 """
 
@@ -22,10 +22,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gridnn.errors import InputError
-from gridnn.plan.costgraph import CostGraph, cost_of, memory_of, restrict
-from gridnn.plan.fold import schedule
-from gridnn.plan.frontier import Rules, TooManyError, cheapest_frontier
-from gridnn.plan.narrow import Narrowed, begin, narrow, slack, take
+from gridnn.plan.exact.costgraph import CostGraph, cost_of, memory_of, restrict
+from gridnn.plan.exact.fold import schedule
+from gridnn.plan.exact.frontier import Rules, TooManyError, cheapest_frontier
+from gridnn.plan.exact.narrow import Narrowed, begin, narrow, slack, take
 
 # Labels looked at in one step: some 300 MB at the most.
 ROWS = 1 << 21

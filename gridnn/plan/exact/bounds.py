@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gridnn.plan.costgraph import CostGraph, Indices, Vector
+from gridnn.plan.exact.costgraph import CostGraph, Indices, Vector
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from gridnn.network.graph import Network
+from gridnn.plan.explain.tell import bytes_text, cut, time_text
 from gridnn.plan.outcome import Outcome
 from gridnn.plan.plan import Plan
-from gridnn.plan.tell import bytes_text, cut, time_text
 
 
 class _Change(NamedTuple):

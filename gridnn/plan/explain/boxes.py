@@ -19,7 +19,7 @@ from gridnn.geometry.grid import Scheme
 from gridnn.network import spec as s
 from gridnn.network.graph import INPUT, Network
 from gridnn.network.placed import Edge
-from gridnn.plan.explain import Explanation
+from gridnn.plan.explain.why import Explanation
 
 MOST = 60
 WEIGHTED = (s.Conv, s.ConvTranspose, s.Linear, *s.SEQUENCES)

@@ -2,8 +2,8 @@
 
     bound of a choice  >  cost of a solution in hand   ->   the choice goes, for ever
 
-    sweep back, sweep forward      a lower bound for every choice            (plan/bounds.py)
-    fold the best few a node       a solution in hand: an upper bound        (plan/fold.py)
+    sweep back, sweep forward      a lower bound for every choice            (plan/exact/bounds.py)
+    fold the best few a node       a solution in hand: an upper bound        (plan/exact/fold.py)
     drop, and again                fewer choices, cheaper sweeps, until folding all that is left is cheap
 
 A choice stays when it exceeds the solution in hand by less than SLACK of it, so that rounding loses nothing.
@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gridnn.plan.bounds import Messages, keep, silence, sweep
-from gridnn.plan.costgraph import CostGraph, Indices, Vector, consistent, cost_of, restrict
-from gridnn.plan.fold import Schedule, fold, schedule
+from gridnn.plan.exact.bounds import Messages, keep, silence, sweep
+from gridnn.plan.exact.costgraph import CostGraph, Indices, Vector, consistent, cost_of, restrict
+from gridnn.plan.exact.fold import Schedule, fold, schedule
 
 SLACK = 1e-12
 # Choices a node in the search for a solution in hand, tried from the left until folding them is cheap.

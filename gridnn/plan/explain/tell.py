@@ -13,8 +13,8 @@ from dataclasses import asdict
 from typing import Any
 
 from gridnn.cost.price import Movement, PlanPrice
-from gridnn.plan.explain import Explanation, LayerExplanation, Rival
-from gridnn.plan.rival import OCTAVES
+from gridnn.plan.explain.rival import OCTAVES
+from gridnn.plan.explain.why import Explanation, LayerExplanation, Rival
 
 DEAREST = 3
 COLLECTIVES = {

@@ -24,9 +24,9 @@ from gridnn.geometry.layout import Layout
 from gridnn.network import spec as s
 from gridnn.network.placed import PlacedNetwork, place_network
 from gridnn.network.placement import Placement, place
+from gridnn.plan.explain.rival import OWN, SAME, Around, Flip, Part, batch_range, flips, next_best, with_batch
 from gridnn.plan.outcome import PLACED
 from gridnn.plan.problem import Job, space
-from gridnn.plan.rival import OWN, SAME, Around, Flip, Part, batch_range, flips, next_best, with_batch
 
 
 @dataclass(frozen=True)

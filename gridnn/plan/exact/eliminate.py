@@ -1,10 +1,10 @@
 """The exact minimum over a graph of costs: narrow it, then fold it; branch where it is too dense to fold.
 
 cheapest  =  begin            forbidden choices go
-             narrow           choices that bounds rule out go         (plan/narrow.py)
-             fold             node and edge elimination, exact        (plan/fold.py)
+             narrow           choices that bounds rule out go         (plan/exact/narrow.py)
+             fold             node and edge elimination, exact        (plan/exact/fold.py)
              or branch        on the choices of one node, each a smaller graph
-             with a limit     prices for memory, then frontiers       (plan/limit.py)
+             with a limit     prices for memory, then frontiers       (plan/exact/limit.py)
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gridnn.plan.costgraph import CostGraph, cost_of, memory_of, neighbours
-from gridnn.plan.fold import core_size
-from gridnn.plan.limit import cheapest_within, impossible
-from gridnn.plan.narrow import Narrowed, begin, narrow, settle, take
+from gridnn.plan.exact.costgraph import CostGraph, cost_of, memory_of, neighbours
+from gridnn.plan.exact.fold import core_size
+from gridnn.plan.exact.limit import cheapest_within, impossible
+from gridnn.plan.exact.narrow import Narrowed, begin, narrow, settle, take
 
 __all__ = ["CostGraph", "Optimum", "cheapest", "cost_of"]
 

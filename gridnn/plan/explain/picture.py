@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gridnn.geometry.grid import Scheme
-from gridnn.plan.boxes import MOST, Arrow, Box, boxes
-from gridnn.plan.drawing import HUES, grid_drawing, path, rect, svg, words
-from gridnn.plan.explain import Explanation
-from gridnn.plan.tell import bytes_text, cut, time_text
+from gridnn.plan.explain.boxes import MOST, Arrow, Box, boxes
+from gridnn.plan.explain.drawing import HUES, grid_drawing, path, rect, svg, words
+from gridnn.plan.explain.tell import bytes_text, cut, time_text
+from gridnn.plan.explain.why import Explanation
 
 MARGIN, LABEL, LANE = 16.0, 150.0, 12.0
 BOX_WIDTH, BOX_HEIGHT, GAP, LINE = 300.0, 36.0, 12.0, 14.0

@@ -1,0 +1,1 @@
+"""The minimum over a graph of costs: exact, whatever the graph stands for."""
