@@ -35,12 +35,12 @@ def main(argv: Sequence[str], say: Say) -> None:
     check_target(arguments.svg)
     job, plan = read_job(arguments.plan, arguments)
     explanation = explain(job, plan.schemes, arguments.every)
+    if arguments.svg:  # before the words: who reads only some of those closes the pipe
+        write_whole(arguments.svg, picture(explanation))
     if arguments.json:
         say(json.dumps(finite(as_json(explanation)), indent=2, allow_nan=False))
     else:
         for line in lines(explanation):
             say(line)
-    if arguments.svg:
-        write_whole(arguments.svg, picture(explanation))
-        if not arguments.json:
-            say(f"\npicture written to {arguments.svg}")
+    if arguments.svg and not arguments.json:
+        say(f"\npicture written to {arguments.svg}")

@@ -136,7 +136,7 @@ def test_the_tables_of_a_search_are_the_prices_of_its_plans(name, machine, procs
     for method in ("dynamic", "data", "owt", "uniform"):
         found = search(job, method)
         priced = price_plan(place_network(network, found.schemes, job.batch, procs), job.machine, 4)
-        assert found.step_s == pytest.approx(priced.step_s, rel=0.01), method
+        assert found.step_s == pytest.approx(priced.step_s, rel=0.03), method
 
 
 def test_a_plan_costs_the_same_when_it_is_priced_again():

@@ -25,6 +25,7 @@ from gridnn.cost.grids import Cut, Grids, Ints
 from gridnn.cost.machine import Machine
 from gridnn.cost.moves import Floats
 from gridnn.cost.tables import LayerCosts
+from gridnn.network.fusion import absorbable
 from gridnn.network.graph import INPUT
 from gridnn.plan.problem import Degrees, Job
 
@@ -67,6 +68,7 @@ class Around:
         self.job, self.candidates, self.choice = job, tuple(candidates), tuple(choice)
         self.tables, self.nodes = job.tables(), job.network.nodes
         self._layers: dict[object, LayerCosts] = {}
+        self._absorbable = absorbable(job.network)
         self._edges: dict[object, Floats] = {}
         self._parts: list[list[Part]] = [[Part(what) for what in OWN] for _ in self.nodes]
         at = {node.name: i for i, node in enumerate(self.nodes)}
@@ -80,11 +82,13 @@ class Around:
         """Return what a layer costs by itself under every candidate."""
         node, shapes, grids = self.nodes[layer], self.job.network.shapes, self.candidates[layer]
         inputs, first = tuple(shapes[i] for i in node.inputs), set(node.inputs) == {INPUT}
-        key = (node.spec, inputs, shapes[node.name], id(grids), first, bool(node.shared))
+        absorbed = node.name in self._absorbable
+        key = (node.spec, inputs, shapes[node.name], id(grids), first, bool(node.shared), absorbed)
         if key not in self._layers:
             self._layers[key] = self.tables.layer(
-                node.spec, inputs, shapes[node.name], grids, first=first, shares=bool(node.shared)
-            )
+                node.spec, inputs, shapes[node.name], grids, first=first, shares=bool(node.shared),
+                absorbed=absorbed,
+            )  # fmt: skip
         return self._layers[key]
 
     def parts(self, layer: int) -> dict[Part, Floats]:
