@@ -12,6 +12,7 @@ _EXAMPLES = """\
   gridnn explain plan.json                                per layer: seconds, bytes, what came second
   gridnn explain plan.json --machine h100 --svg plan.svg  the same plan on another machine, and a picture
   gridnn explain runs/last/plan.json --json               what a run used
+  gridnn explain plan.json --equations                    by the equations of Gholami et al. 2018 as printed
 """
 
 
@@ -26,6 +27,11 @@ def main(argv: Sequence[str], say: Say) -> None:
     words.add_argument(
         "--every", action="store_true", help="look for the next best among all sizes of axes up to P"
     )
+    words.add_argument(
+        "--equations",
+        action="store_true",
+        help="price it by the equations of Gholami et al. 2018, beside its traffic",
+    )
     words.add_argument("--svg", metavar="FILE.svg", help="draw the network with its grids")
     arguments = words.parse_args(argv)
     from gridnn.plan.explain.picture import picture
@@ -34,6 +40,12 @@ def main(argv: Sequence[str], say: Say) -> None:
 
     check_target(arguments.svg)
     job, plan = read_job(arguments.plan, arguments)
+    if arguments.equations:
+        from gridnn.plan.explain.equations import equation_lines
+
+        for line in equation_lines(job, plan.schemes):
+            say(line)
+        return
     explanation = explain(job, plan.schemes, arguments.every)
     if arguments.svg:  # before the words: who reads only some of those closes the pipe
         write_whole(arguments.svg, picture(explanation))
