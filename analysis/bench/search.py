@@ -73,8 +73,8 @@ def main() -> None:
     lines = [
         f"machine {given.machine}, batch 32 a process; all pairs are priced up to {MATRIX_CHOICES} candidates a layer",
         "",
-        "| network | P | search s | all pairs s | candidates | priced in pairs | core | optimum | best baseline / found "
-        "| simulated | peak GiB so far |",
+        "| network | P | search s | all pairs s | candidates | priced in pairs | core | optimum | best baseline / found"
+        " | simulated | peak GiB so far |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     print("\n".join(lines), flush=True)

@@ -1,7 +1,7 @@
 """A plan by the equations of Gholami et al. 2018 as printed, beside what it really moves.
 
-The equations know convolutions and linear layers, one latency and one bandwidth, and a Pr that cuts either the model (here
-`k`, or `c`) or the domain.  What they leave out: an inner strip has a halo on two sides, dX is d_{i-1} long,
+The equations know convolutions and linear layers, one latency and one bandwidth, and a Pr that cuts either the
+model (here `k`, or `c`) or the domain.  What they leave out: an inner strip has a halo on two sides, dX is d_{i-1} long,
 pools and norms move too, and a change of grid between layers costs.
 """
 
@@ -34,8 +34,8 @@ def paper_terms(job: Job, schemes: Mapping[str, Scheme]) -> Terms:
         model, domain = grid["k"] * grid["c"], grid.rows // (grid["k"] * grid["c"])
         if model > 1 and domain > 1:
             raise InputError(
-                f"layer {layer.name} on {schemes[layer.name]}: the equations have a Pr that cuts the model or the domain, "
-                f"not both; leave out k and c, or {' '.join(SPACE)}"
+                f"layer {layer.name} on {schemes[layer.name]}: the equations have a Pr that cuts the model or the "
+                f"domain, not both; leave out k and c, or {' '.join(SPACE)}"
             )
         grids[layer.name] = PaperGrid(grid.rows, grid.columns, domain > 1)
     return by_layer(layers, job.batch, grids)
