@@ -1,7 +1,7 @@
 """A plan by the equations of Gholami et al. 2018 as printed, beside what it really moves.
 
 The equations know convolutions and linear layers, one latency and one bandwidth, and a Pr that cuts either the
-model (here `k`, or `c`) or the domain.  What they leave out: an inner strip has a halo on two sides, dX is d_{i-1} long,
+model (here `k`, or `c`) or the domain.  What they leave out: an inner strip has two halos, dX is d_{i-1} long,
 pools and norms move too, and a change of grid between layers costs.
 """
 
