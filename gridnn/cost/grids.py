@@ -108,6 +108,11 @@ class Grids:
         return bool(np.all(self.degrees & (self.degrees - 1) == 0))
 
     @cached_property
+    def cuts(self) -> dict[tuple[Dim, Dim], Cut]:
+        """Dims whose cuts are known, by how two probes cut them."""
+        return {}
+
+    @cached_property
     def _ways(self) -> dict[tuple[str, ...], Ways]:
         return {}
 
@@ -190,10 +195,14 @@ def cuts(
     def at(number: int) -> Callable[[Scheme], Dim]:
         return lambda scheme: layout(placed(scheme)).dims[number]
 
-    return [
-        _cut(grids, dim, _kind(dim, other), at(i))
-        for i, (dim, other) in enumerate(zip(even, odd, strict=True))
-    ]
+    found = []
+    for i, pair in enumerate(zip(even, odd, strict=True)):
+        if (
+            pair not in grids.cuts
+        ):  # blocks are linear in their number: who cuts alike in two ways does so in all
+            grids.cuts[pair] = _cut(grids, pair[0], _kind(*pair), at(i))
+        found.append(grids.cuts[pair])
+    return found
 
 
 def whole_axes(layout: Layout) -> tuple[str, ...]:

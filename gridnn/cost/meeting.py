@@ -1,4 +1,4 @@
-"""How the blocks of two ways of cutting one dim meet: counts for a search, by sorting and not by all pairs."""
+"""How the blocks of two ways of cutting one dim meet: counts for a search, by sorting where pairs are many."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from gridnn.cost.grids import Cut, Ints
 
 Floats = NDArray[np.float64]
+SMALL = 1 << 12
+"""Pairs of blocks up to which looking at all of them is faster than sorting."""
 Counts = tuple[Floats, Floats, list[list[Ints]]]
 """Blocks a want meets, wants a block meets, elements wanted of each block: for each pair of numbers of blocks."""
 
@@ -62,10 +64,22 @@ def _by_parts(s: Cut, t: Cut, known: dict[object, Counts]) -> Counts:
         for a, way in enumerate(ways.tolist()):
             blocks = s.intervals(way)
             for b, want in enumerate(needs):
-                met[a, b], meeting[a, b] = _most_met(blocks, want), _most_met(want, blocks)
-                wanted[a].append(_below(want, blocks[1]) - _below(want, blocks[0]))
+                if len(blocks[0]) * len(want[0]) <= SMALL:
+                    met[a, b], meeting[a, b], shared = _by_pairs(blocks, want)
+                else:
+                    met[a, b], meeting[a, b] = _most_met(blocks, want), _most_met(want, blocks)
+                    shared = _below(want, blocks[1]) - _below(want, blocks[0])
+                wanted[a].append(shared)
         known[key] = met, meeting, wanted
     return known[key]
+
+
+def _by_pairs(blocks: tuple[Ints, Ints], wants: tuple[Ints, Ints]) -> tuple[int, int, Ints]:
+    """Return blocks a want meets at most, wants a block meets at most, elements wanted of each block."""
+    (start, stop), (low, high) = blocks, wants
+    shared = np.maximum(np.minimum(stop[:, None], high) - np.maximum(start[:, None], low), 0)
+    meets = shared > 0
+    return int(meets.sum(0).max()), int(meets.sum(1).max()), shared.sum(1)
 
 
 def _most_met(blocks: tuple[Ints, Ints], others: tuple[Ints, Ints]) -> int:

@@ -27,7 +27,7 @@ from gridnn.cost.machine import Machine
 from gridnn.cost.memory import KEEP_INPUTS
 from gridnn.cost.moves import Floats, Moves
 from gridnn.cost.traffic import STATISTIC_BYTES
-from gridnn.geometry.grid import AXES, Scheme
+from gridnn.geometry.grid import AXES, GridShape, Scheme
 from gridnn.geometry.layout import Layout
 from gridnn.network import spec as s
 from gridnn.network.placement import Placement, place
@@ -78,7 +78,7 @@ class CostTables:
         self.machine, self.batch, self.procs, self.itemsize = machine, batch, procs, itemsize
         self.passes, self.states, self.bucket_bytes = passes, states, bucket_bytes
         self.moves = Moves(machine, procs, itemsize)
-        self._placed: dict[tuple[object, ...], Placement] = {}
+        self._placed: dict[tuple[object, ...], dict[GridShape, Placement]] = {}
 
     def layer(
         self, spec: s.LayerSpec, inputs: Sequence[Shape], out: Shape, grids: Grids, *, first: bool = False,
@@ -100,11 +100,12 @@ class CostTables:
         """
         shapes = tuple((self.batch, *i) for i in inputs), (self.batch, *out)
 
+        known = self._placed.setdefault((spec, shapes), {})
+
         def placed(scheme: Scheme) -> Placement:
-            key = (spec, shapes, scheme.grid)
-            if key not in self._placed:
-                self._placed[key] = place(spec, *shapes, scheme)
-            return self._placed[key]
+            if scheme.grid not in known:
+                known[scheme.grid] = place(spec, *shapes, scheme)
+            return known[scheme.grid]
 
         probe, zeros = placed(PROBE), np.zeros(len(grids))
         raw = cuts(grids, placed, lambda p: p.raw)

@@ -30,7 +30,7 @@ from gridnn.plan.reduce import reduced
 METHODS = ("dynamic", *BASELINES, "mcmc")
 MODEL_ERROR = 0.10
 """Relative error of predicted seconds below which two plans are the same."""
-MATRIX_CHOICES = 200
+MATRIX_CHOICES = 500
 """Up to that many candidates a layer all their pairs are priced."""
 
 
