@@ -29,7 +29,7 @@ from gridnn.cost.machine import Machine
 from gridnn.cost.meeting import Counts, boxes, counted, lengths
 
 Floats = NDArray[np.float64]
-SAMPLE = 64
+SAMPLE = 12
 """Ranks that are looked at where grids are not powers of two."""
 
 

@@ -10,7 +10,8 @@
 | any other without           | n, k                                          |
 
 An axis is at most the extent it cuts.  Sizes are powers of two whose product is at most P, or, where P is no power of
-two, divisors whose product divides P; `every` asks for all products up to P.  Left out is only what is the same twice:
+two, divisors whose product divides P, and up to 16 processes powers of two as well; `every` asks for all products up to
+P.  Left out is only what is the same twice:
 `c` of a layer that sums nothing over channels cuts them as a larger `k` would, on the same ranks.  Steps of an LSTM
 follow each other, and it reads all of a sample's: an embedding cut by steps would only have to be put together again.
 Layers that share weights have one grid, and the smallest limits of them all.
@@ -23,13 +24,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gridnn.cost.grids import Grids
+from gridnn.cost.grids import Grids, Ints
 from gridnn.errors import InputError
 from gridnn.geometry.grid import AXES
 from gridnn.network import spec as s
 from gridnn.network.graph import Network, Node
 from gridnn.network.placement import space_axes
 from gridnn.plan.job import Degrees, Job
+
+POWERS_TOO = 16
+"""Processes up to which powers of two are candidates beside divisors: 7 processes may work as 4."""
 
 
 def space(job: Job, *, every: bool = False, extra: Mapping[str, Sequence[Degrees]] | None = None,
@@ -88,18 +92,30 @@ def grids_of(
 ) -> Grids:
     """Return the candidate grids of a layer, and `extra` ones (sizes of the axes n, k, c, d, h, w) behind them."""
     limits = axis_limits(network, node, batch)
-    rows = np.array([(1,) * len(AXES)], dtype=np.int64)
-    for axis, limit in limits.items():
-        steps = np.array([d for d in degrees(procs, every=every) if d <= limit], dtype=np.int64)
-        grown = np.repeat(rows, len(steps), axis=0)
-        grown[:, AXES.index(axis)] = np.tile(steps, len(rows))
-        sizes = grown.prod(axis=1)
-        rows = grown[sizes <= procs if every or _power(procs) else procs % sizes == 0]
+    if every or _power(procs):
+        rows = _products(limits, degrees(procs, every=every), procs, divide=False)
+    else:
+        rows = _products(limits, degrees(procs), procs, divide=True)
+        if procs <= POWERS_TOO:
+            powers = _products(limits, degrees(1 << procs.bit_length() - 1), procs, divide=False)
+            rows = np.unique(np.vstack([rows, powers]), axis=0)
     if extra:
         known = set(map(tuple, rows.tolist()))
         fresh = [e for e in dict.fromkeys(extra) if e not in known]
         rows = np.vstack([rows, np.array(fresh, dtype=np.int64).reshape(-1, len(AXES))])
     return Grids(rows)
+
+
+def _products(limits: Mapping[str, int], steps: Sequence[int], procs: int, *, divide: bool) -> Ints:
+    """Return all sizes of axes from `steps` whose product is at most `procs`, or divides it."""
+    rows = np.array([(1,) * len(AXES)], dtype=np.int64)
+    for axis, limit in limits.items():
+        able = np.array([d for d in steps if d <= limit], dtype=np.int64)
+        grown = np.repeat(rows, len(able), axis=0)
+        grown[:, AXES.index(axis)] = np.tile(able, len(rows))
+        sizes = grown.prod(axis=1)
+        rows = grown[procs % sizes == 0 if divide else sizes <= procs]
+    return rows
 
 
 def axis_limits(network: Network, node: Node, batch: int) -> dict[str, int]:
