@@ -2,7 +2,7 @@
 #   make setup            MPI and oneDNN from wheels (no system MPI needed); compiles the CPU kernels if there is a gcc
 #   make setup MPI=site   use the MPI of this site instead (its mpiexec on PATH)
 #   make demo [RANKS=4]   train the default network on RANKS processes
-#   make kernels          compile the CPU kernels again (set-up does it; needs gcc)
+#   make kernels          compile the kernels again (set-up does it; needs gcc)
 #   make test             all tests; ranks are started as needed
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ EXTRA := $(if $(filter site,$(MPI)),site-mpi,mpi)
 STAMP := .venv/.setup-$(EXTRA)
 # Any finished set-up will do for the other targets: they must not undo `make setup MPI=site`.
 READY := $(firstword $(wildcard .venv/.setup-*) $(STAMP))
-KERNELS := kernels/build.py $(wildcard kernels/cpu/*)
+KERNELS := kernels/build.py $(wildcard kernels/*/*)
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .PHONY: setup kernels demo test lint sweep nightly clean
