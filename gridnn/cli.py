@@ -3,6 +3,7 @@
 | word                          | who does it                   | needs                         |
 |-------------------------------|-------------------------------|-------------------------------|
 | plan explain simulate diff    | `gridnn.commands`             | neither MPI nor kernels       |
+| analyze                       | `gridnn.commands.analyze`     | the same                      |
 | train calibrate               | `gridnn.train`                | MPI: all ranks run the word   |
 """
 
@@ -22,6 +23,7 @@ COMMANDS = {
     "explain": "why a plan is as it is, and a picture of it",
     "simulate": "what a plan costs, without a search; a timeline of its step",
     "diff": "what differs between two plans",
+    "analyze": "which grid, what it costs, how far it scales, was it right: tables, pictures, a page",
     "calibrate": "measure this machine",
     "train": "train a network by a plan",
 }
@@ -35,6 +37,7 @@ _EPILOG = "\n".join(
         "examples:",
         "  gridnn plan resnet50 --procs 64 --batch 2048 --machine h100 -o plan.json",
         "  gridnn explain plan.json --svg plan.svg",
+        "  gridnn analyze scaling alexnet --batch 2048 --procs 8-4096",
         '  mpiexec -n 4 gridnn train --plan "n2 k2"',
         "  gridnn plan --help                        everything a command can do",
     ]

@@ -122,7 +122,7 @@ def check_target(path: str | None) -> None:
         raise InputError(f"cannot write {path}: name a file in a folder that can be written")
 
 
-def write_whole(path: str, text: str) -> None:
+def write_whole(path: str, text: str | bytes) -> None:
     """Write a file; on failure what was there before still is.
 
     Raises
@@ -134,8 +134,8 @@ def write_whole(path: str, text: str) -> None:
     try:
         number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         try:
-            with os.fdopen(number, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(number, "wb") as file:
+                file.write(text.encode() if isinstance(text, str) else text)
             mask = os.umask(0)
             os.umask(mask)
             os.chmod(name, 0o666 & ~mask)  # as a file that was simply opened would have

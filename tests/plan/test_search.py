@@ -120,7 +120,9 @@ def test_processes_that_no_layer_can_use():
     network = net.done(net.cross_entropy(net.linear(net.input, 2)))
     with pytest.raises(InputError, match="67 processes: no layer"):
         search(Job(network, RATES, 67, 3))
-    assert max(s.grid.size for s in search(Job(network, RATES, 7, 3)).schemes.values()) <= 4  # powers of two as well
+    assert (
+        max(s.grid.size for s in search(Job(network, RATES, 7, 3)).schemes.values()) <= 4
+    )  # powers of two as well
     with pytest.raises(InputError, match="at least 1"):
         Job(network, RATES, 0, 3)
     with pytest.raises(InputError, match="batch"):
