@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from mpi4py import MPI
 
+from gridnn.comm.clock import NOWHERE, Where
 from gridnn.comm.world import Array, World
 from gridnn.geometry.interval import Interval
 from gridnn.geometry.traffic import Key, owned
@@ -23,7 +24,7 @@ def all_reduce(world: World, ranks: tuple[int, ...], array: Array, key: Key, how
     if len(ranks) < 2 or array.size == 0:
         return array
     out = np.empty_like(array)
-    with world.clock.phase("allreduce"):
+    with world.clock.phase("allreduce", ((key.layer,), key.direction)):
         world.group(ranks).Allreduce(np.ascontiguousarray(array), out, OPERATIONS[how])
     _count_allreduce(world, ranks, array, [(key, array.size)])
     return out
@@ -35,7 +36,7 @@ def start_sum(
     """Start to sum a contiguous 1-D array in place over `ranks`; `parts` are the keys and sizes of its segments."""
     if len(ranks) < 2 or array.size == 0:
         return None
-    with world.clock.phase("allreduce"):
+    with world.clock.phase("allreduce", where_of(parts)):
         request = world.group(ranks).Iallreduce(MPI.IN_PLACE, array)
     _count_allreduce(world, ranks, array, parts)
     return request
@@ -49,7 +50,7 @@ def start_reduce_scatter(
         return None, array
     blocks = [Interval(0, array.size).block(len(ranks), i) for i in range(len(ranks))]
     share = np.empty(blocks[ranks.index(world.rank)].size, array.dtype)
-    with world.clock.phase("reduce_scatter"):
+    with world.clock.phase("reduce_scatter", where_of(parts)):
         request = world.group(ranks).Ireduce_scatter(array, share, [b.size for b in blocks])
     for at, ((key, _), mine) in enumerate(zip(parts, _owned(world, ranks, array, parts), strict=True)):
         world.ledger.add(key, at == 0, (len(ranks) - 1) * mine * share.itemsize)
@@ -63,17 +64,22 @@ def all_gather_shares(
     if len(ranks) < 2 or array.size == 0:
         return
     blocks = [Interval(0, array.size).block(len(ranks), i) for i in range(len(ranks))]
-    with world.clock.phase("allgather"):
+    with world.clock.phase("allgather", where_of(parts)):
         world.group(ranks).Allgatherv(MPI.IN_PLACE, [array, [b.size for b in blocks]])
     for at, ((key, size), mine) in enumerate(zip(parts, _owned(world, ranks, array, parts), strict=True)):
         world.ledger.add(key, at == 0, (size - mine) * array.itemsize)
 
 
-def finish(world: World, request: Request | None, kind: str) -> None:
+def finish(world: World, request: Request | None, kind: str, where: Where = NOWHERE) -> None:
     """Await a started collective."""
     if request is not None:
-        with world.clock.phase(f"{kind} wait"):
+        with world.clock.phase(f"{kind} wait", where):
             request.Wait()
+
+
+def where_of(parts: Sequence[tuple[Key, int]]) -> Where:
+    """Return whose segments these are, for the clock."""
+    return tuple(dict.fromkeys(key.layer for key, _ in parts)), parts[0][0].direction
 
 
 def poll(requests: Sequence[Request | None]) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike
 
+from gridnn.comm.clock import Where
 from gridnn.comm.world import Array, World
 from gridnn.compute.cpu.memory import innermost, shaped
 from gridnn.geometry.exchange import Exchange, Piece
@@ -55,10 +56,15 @@ class Pending:
     ----------
     own : array
         What the rank gave, in the source layout; an overlapping computation may read it before `wait`.
+    where
+        Whose it is, for the clock.
     """
 
-    def __init__(self, world: World, path: Route, own: Array, dtype: DTypeLike, margin: Array | None) -> None:
+    def __init__(
+        self, world: World, path: Route, own: Array, dtype: DTypeLike, margin: Array | None, where: Where
+    ) -> None:
         self.world, self.path, self.own, self.dtype, self.margin = world, path, own, dtype, margin
+        self.where = where
         self.requests: list[MPI.Request] = []
         self.arrived: list[tuple[Box, Array]] = []
         self.kept: list[Array] = []
@@ -81,9 +87,9 @@ class Pending:
         if self.result is None:
             kind = self.path.kind
             if self.requests:
-                with self.world.clock.phase(f"{kind} wait"):
+                with self.world.clock.phase(f"{kind} wait", self.where):
                     MPI.Request.Waitall(self.requests)
-            with self.world.clock.phase("compute" if kind == "none" else kind):
+            with self.world.clock.phase("compute" if kind == "none" else kind, self.where):
                 self.result = self._unpack()
             self.requests, self.arrived, self.kept = [], [], []
         return self.result
@@ -138,9 +144,9 @@ def start(
     assert array.shape == path.shape, f"{key}: array {array.shape}, box {path.shape}"
     if path.stays:
         return Pending.arrived_already(world, array)
-    pending = Pending(world, path, array, dtype, margin)
+    pending = Pending(world, path, array, dtype, margin, ((key.layer,), key.direction))
     if path.group:
-        with world.clock.phase(path.kind):
+        with world.clock.phase(path.kind, pending.where):
             {"allgather": _gather, "reduce_scatter": _scatter}.get(path.kind, _point_to_point)(
                 world, pending, key
             )

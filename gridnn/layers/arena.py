@@ -13,7 +13,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gridnn.comm.collectives import Request, all_gather_shares, finish, poll, start_reduce_scatter, start_sum
+from gridnn.comm.collectives import (
+    Request,
+    all_gather_shares,
+    finish,
+    poll,
+    start_reduce_scatter,
+    start_sum,
+    where_of,
+)
 from gridnn.comm.world import Array, World
 from gridnn.compute.cpu.memory import shaped
 from gridnn.compute.random import initial
@@ -41,6 +49,8 @@ class _Live:
     grad: Array
     layers: int
     waiting: int
+    kind: str  # of its sum
+    parts: list[tuple[Key, int]]
     request: Request | None = None
     share: Array | None = None
 
@@ -56,8 +66,10 @@ class Arena:
         self.parameters: dict[str, dict[str, Parameter]] = {layer.node.name: {} for layer in placed.layers}
         self._live: list[_Live] = []
         for plan in plan_buckets(placed, world.rank, bucket_bytes, dtype.itemsize):
+            kind = "reduce_scatter" if cut_optimizer else "allreduce"
+            parts = [(Key(e.layer, "backward", kind, e.axes), e.size) for e in plan.entries]
             live = _Live(plan, np.zeros(plan.size, dtype), np.zeros(plan.size, dtype),
-                         len({e.layer for e in plan.entries}), 0)  # fmt: skip
+                         len({e.layer for e in plan.entries}), 0, kind, parts)  # fmt: skip
             self._live.append(live)
             at = 0
             for entry in plan.entries:
@@ -116,20 +128,20 @@ class Arena:
             poll(self._started)
 
     def _start(self, live: _Live) -> None:
-        plan, kind = live.plan, "reduce_scatter" if self.cut else "allreduce"
-        parts = [(Key(e.layer, "backward", kind, e.axes), e.size) for e in plan.entries]
+        replicas = live.plan.replicas
         if self.cut:
-            live.request, live.share = start_reduce_scatter(self.world, plan.replicas, live.grad, parts)
+            live.request, live.share = start_reduce_scatter(self.world, replicas, live.grad, live.parts)
         else:
-            live.request = start_sum(self.world, plan.replicas, live.grad, parts)
+            live.request = start_sum(self.world, replicas, live.grad, live.parts)
         if live.request is not None:
             self._started.append(live.request)
 
     def await_sums(self) -> None:
         """Wait until every gradient is whole (or this rank's share of it)."""
         for live in self._live:
-            finish(self.world, live.request, "reduce_scatter" if self.cut else "allreduce")
-            live.request = None
+            if live.request is not None:
+                finish(self.world, live.request, live.kind, where_of(live.parts))
+                live.request = None
             if live.share is not None and live.share is not live.grad:
                 live.grad[slice(*self._own(live))] = live.share
 

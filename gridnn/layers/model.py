@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from gridnn.comm.clock import Where
 from gridnn.comm.mover import Pending, Route, start
 from gridnn.comm.world import Array, World
 from gridnn.compute.cpu import pointwise
@@ -42,10 +43,18 @@ class Stop(NamedTuple):
     gives: tuple[tuple[Route, Key] | None, ...]  # the way back of each input
     last: tuple[int, ...]  # edges that nobody reads after it
     margin: int | None  # edge into whose margin buffer its output is written
+    computes: tuple[Where, Where, Where]  # what the clock is told: forward, backward, weights
 
 
 def _key(edge: Edge, direction: str, exchange: Exchange) -> Key:
     return Key(edge.owner, direction, exchange.kind, " ".join(exchange.axes))
+
+
+def _computes(layer: Layer, works: bool) -> tuple[Where, Where, Where]:
+    """Return what a layer does on this rank, pass by pass; a layer with nothing to weigh only goes backward."""
+    mine = (layer.name,) if works else ()
+    weighs = type(layer).weigh is not Layer.weigh
+    return (mine, "forward"), (mine, "backward"), (mine, "weights" if weighs else "backward")
 
 
 class Model:
@@ -116,7 +125,7 @@ class Model:
         at
             Seed and number of the pass, for dropout.
         """
-        with self.world.clock.phase("compute"):
+        with self.world.clock.phase("compute", ((), "forward")):
             return self._forward(x, target, self.placed.batch if valid is None else valid, train, score, at)
 
     def _forward(
@@ -125,10 +134,11 @@ class Model:
         coming: dict[int, Pending] = {
             i: self._read(e, x) for i, e in enumerate(self.placed.edges) if e.producer == INPUT
         }
-        margin = dict[int, tuple[Array, Array]]()
+        margin, clock = dict[int, tuple[Array, Array]](), self.world.clock
         verdict = Verdict(0.0, 0.0, 0.0)
         self.output: Array | None = None
         for stop in self._stops:
+            clock.at(stop.computes[0])
             layer, inputs = stop.layer, [coming[e] for e in stop.inputs]
             if isinstance(layer, DropoutLayer):
                 layer.at = at
@@ -158,13 +168,15 @@ class Model:
         last
             True for the last pass of a step: gradient sums start as buckets are finished.
         """
-        with self.world.clock.phase("compute"):
+        with self.world.clock.phase("compute", ((), "backward")):
             self._backward(scale, last)
 
     def _backward(self, scale: float, last: bool) -> None:
         left, sums = list(self._uses), dict[int, Array]()
         coming: dict[int, Pending] = {}
+        clock = self.world.clock
         for stop in reversed(self._stops):
+            clock.at(stop.computes[1])
             layer, dy = stop.layer, self._collect(stop, coming)
             if not stop.works:
                 found = [np.zeros((0,) * len(need), self.dtype) for need in layer.needs]
@@ -183,6 +195,7 @@ class Model:
                 else:
                     coming[e] = start(self.world, back[0], dx, back[1], self.dtype)
             if stop.works:
+                clock.at(stop.computes[2])
                 layer.weigh()
                 if last:
                     self.arena.finished(layer.name)
@@ -208,6 +221,7 @@ class Model:
             stops.append(Stop(
                 layer, self.world.rank in layer.scheme.ranks, mine, tuple(leaves), tuple(backs[e] for e in mine),
                 tuple(dict.fromkeys(e for e in mine if users[e][-1] == layer.name)), self._margins.get(layer.name),
+                _computes(layer, self.world.rank in layer.scheme.ranks),
             ))  # fmt: skip
         return stops
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gridnn.comm.clock import Clock
+from gridnn.comm.clock import NOWHERE, Clock, Span
 
 
 class _Time:
@@ -58,3 +58,56 @@ def test_an_error_closes_its_phases(time):
     with clock.phase("next"):
         time.now_s += 2
     assert clock.take() == {"outer": 0.0, "inner": 1.0, "next": 2.0}
+
+
+CONV, RELU = (("conv",), "forward"), (("relu",), "forward")
+
+
+def test_spans_end_where_phase_or_layer_does(time):
+    clock = Clock(time)
+    clock.keep()
+    time.now_s += 5  # outside every phase: no span
+    with clock.phase("compute"):
+        clock.at(CONV)
+        time.now_s += 1
+        clock.at(CONV)  # no change
+        time.now_s += 1
+        with clock.phase("compute", CONV):  # none either
+            time.now_s += 1
+        clock.at(RELU)
+        time.now_s += 4
+        with clock.phase("halo wait", CONV):
+            time.now_s += 8
+        time.now_s += 16  # the relu goes on
+    assert clock.kept() == [
+        Span("compute", CONV, 105, 108),
+        Span("compute", RELU, 108, 112),
+        Span("halo wait", CONV, 112, 120),
+        Span("compute", RELU, 120, 136),
+    ]
+    assert clock.take() == {"compute": 23, "halo wait": 8}
+
+
+def test_spans_that_do_not_meet_stay_apart(time):
+    clock = Clock(time)
+    clock.keep()
+    for _ in range(2):
+        with clock.phase("data"):
+            time.now_s += 1
+        time.now_s += 1
+    assert clock.kept() == [Span("data", NOWHERE, 100, 101), Span("data", NOWHERE, 102, 103)]
+
+
+def test_only_what_is_asked_for_is_kept(time):
+    clock = Clock(time)
+    with clock.phase("compute"):
+        clock.at(CONV)  # nobody looks
+        time.now_s += 1
+        clock.keep()
+        time.now_s += 2
+        spans = clock.kept()
+        clock.at(RELU)
+        time.now_s += 4
+    assert spans == [Span("compute", NOWHERE, 101, 103)]
+    assert clock.kept() == []
+    assert clock.take() == {"compute": 7}
