@@ -4,29 +4,28 @@
         config.toml     the merged configuration: the same run again
         plan.json       the scheme of every layer
         steps.jsonl     one line a step, written as it happens
+        spans.npz       where the time of some steps went on every rank (see spans)
+        traffic.json    predicted and counted, by layer, direction, collective and axes
         summary.json    the result; a run that has one is finished
 
-Only rank 0 keeps a record.
+Only rank 0 keeps a record (see folder).  Here is what its files say, and what reads them back; neither needs MPI.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import os
-import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from gridnn.errors import InputError
 
 RECORD_VERSION = 1
 CONFIG, PLAN, STEPS, SUMMARY = "config.toml", "plan.json", "steps.jsonl", "summary.json"
+TRAFFIC = "traffic.json"
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -74,137 +73,122 @@ class Summary:
     memory_bytes: int = 0
 
 
-class Record:
-    """The folder of a run, from its start to its summary; a context manager that closes its file.
+class TrafficRow(NamedTuple):
+    """What moved under one key, summed over all ranks for the whole run."""
 
-    Parameters
-    ----------
-    folder : Path
-        A folder from `open_folder`.
-    config, plan : str
-        Texts of ``config.toml`` and ``plan.json``.
-    """
-
-    def __init__(self, folder: Path, config: str, plan: str) -> None:
-        self.folder = folder
-        # first, because it marks the folder as that of a run, to be replaced if this one is cut short
-        self._steps = (folder / STEPS).open("w", encoding="utf-8")
-        (folder / CONFIG).write_text(config, encoding="utf-8")
-        (folder / PLAN).write_text(plan, encoding="utf-8")
-
-    def __enter__(self) -> Record:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._steps.close()
-
-    def step(
-        self,
-        *,
-        step: int,
-        epoch: int,
-        loss: float,
-        lr: float,
-        step_s: float,
-        phases_s: Mapping[str, float],
-        counted_bytes: int,
-        **more: float | int | str | None,
-    ) -> None:
-        """Write the line of one step; it is on its way to the disk before the next step begins."""
-        line = {
-            "step": step, "epoch": epoch, "loss": loss, "lr": lr, "step_s": step_s,
-            "phases_s": dict(phases_s), "counted_bytes": counted_bytes, **more,
-        }  # fmt: skip
-        self._steps.write(_json(line) + "\n")
-        self._steps.flush()
-
-    def finish(self, summary: Summary) -> Path:
-        """Write ``summary.json``, whole or not at all, and return its path."""
-        path = self.folder / SUMMARY
-        unfinished = path.with_name(SUMMARY + ".part")
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(_json({"record_version": RECORD_VERSION, **asdict(summary)}, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-        return path
+    layer: str
+    direction: str
+    collective: str
+    axes: str
+    predicted_messages: int
+    counted_messages: int
+    predicted_bytes: int
+    counted_bytes: int
 
 
-def open_folder(run_dir: str | None, name: str, now: datetime, parent: Path = Path("runs")) -> Path:
-    """Make the folder of a run.
+class RunTraffic(NamedTuple):
+    """All that moved in a run, as it stands in ``traffic.json``: a row a key, of so many steps and evaluations."""
 
-    Parameters
-    ----------
-    run_dir : str or None
-        The folder to use.  None makes a new one, ``<parent>/<name>-<time>``, with a number after it
-        if there is one already.
+    steps: int
+    evaluations: int
+    rows: tuple[TrafficRow, ...]
+
+
+def read_summary(folder: Path) -> Summary:
+    """Return the result of a finished run.
 
     Raises
     ------
     InputError
-        When the folder holds a finished run or files that are no run's, or cannot be made.
+        If there is no such folder, it is no run's, its run has not finished, or its file is damaged or of
+        another version.
     """
+
+    def made(table: dict[str, Any]) -> Summary:
+        whole = ("steps", "ranks", "predicted_bytes", "counted_bytes")
+        _check_kinds(table, {int: whole, float: ("step_s",), str: ("plan",)})
+        names = {f.name for f in fields(Summary)}
+        return Summary(**{name: value for name, value in table.items() if name in names})
+
+    return _read(folder, SUMMARY, made)
+
+
+def read_traffic(folder: Path) -> RunTraffic:
+    """Return what moved in a finished run.
+
+    Raises
+    ------
+    InputError
+        As `read_summary`.
+    """
+
+    def made(table: dict[str, Any]) -> RunTraffic:
+        names, numbers = TrafficRow._fields[:4], TrafficRow._fields[4:]
+        _check_kinds(table, {int: ("steps", "evaluations"), list: ("rows",)})
+        for row in table["rows"]:
+            _check_kinds(row, {str: names, int: numbers})
+        rows = tuple(TrafficRow(*(row[name] for name in TrafficRow._fields)) for row in table["rows"])
+        return RunTraffic(table["steps"], table["evaluations"], rows)
+
+    return _read(folder, TRAFFIC, made)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of a finished run, a table a section.
+
+    Raises
+    ------
+    InputError
+        As `read_summary`.
+    """
+    return _read(folder, CONFIG, dict)
+
+
+def _read(folder: Path, name: str, make: Callable[[dict[str, Any]], Read]) -> Read:
+    """Return what `make` makes of a file of a finished run."""
+    _check_finished(folder)
+    path = folder / name
+    if not path.exists():
+        raise InputError(
+            f"the run in {folder} left no {name}; an older gridnn wrote it, or the file was removed: run it again"
+        )
     try:
-        if run_dir is not None:
-            folder = Path(run_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            _refuse_to_overwrite(folder)
-            return folder
-        parent.mkdir(parents=True, exist_ok=True)
-        return _new_folder(parent, f"{name}-{now:%Y%m%d-%H%M%S}")
-    except OSError as error:
-        raise InputError(
-            f"the run folder {run_dir or parent} cannot be made ({error.strerror}); "
-            "name one that can be written with --run-dir"
-        ) from None
+        text = path.read_text(encoding="utf-8")
+        if name == CONFIG:
+            return make(tomllib.loads(text))
+        table = json.loads(text)
+        if not isinstance(table, dict):
+            raise ValueError("it holds no JSON object")
+        found = table["record_version"]
+        if found == RECORD_VERSION:
+            return make(table)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"no {error} in it" if isinstance(error, KeyError) else error
+        raise InputError(f"{path} cannot be read as part of a run's record: {why}; run it again") from None
+    raise InputError(
+        f"{path} has version {found}, this gridnn reads {RECORD_VERSION}; read it with the gridnn that wrote it"
+    )
 
 
-def versions(**more: str) -> dict[str, str]:
-    """Return the versions of gridnn, Python, NumPy and the machine's kind; `more` adds to them."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in ("gridnn", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # a clone that runs without being installed
-            found[package] = "not installed"
-    return found | more
+def _check_kinds(table: Any, kinds: Mapping[type, tuple[str, ...]]) -> None:
+    """Raise ValueError where a value is of another type."""
+    if not isinstance(table, dict):
+        raise ValueError(f"{table!r} is no table")
+    for kind, names in kinds.items():
+        for name in names:
+            if type(table[name]) is not kind:
+                raise ValueError(f"{name} = {table[name]!r} is not of type {kind.__name__}")
 
 
-def _new_folder(parent: Path, name: str) -> Path:
-    number = 1
-    while True:
-        folder = parent / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir()  # making it is the test: two runs that start together get two folders
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
-
-
-def _refuse_to_overwrite(folder: Path) -> None:
-    """Let an empty folder or an unfinished run pass."""
-    if (folder / SUMMARY).exists():
-        raise InputError(
-            f"the run folder {folder} holds a finished run ({SUMMARY}); "
-            "name another with --run-dir, or remove it"
-        )
-    ours = [name for name in (CONFIG, PLAN) if (folder / name).exists()]
-    if ours and not (folder / STEPS).exists():
-        raise InputError(
-            f"the run folder {folder} holds a {ours[0]} that no run wrote and this one would overwrite; "
-            "name another folder with --run-dir"
-        )
-
-
-def _json(table: Mapping[str, Any], indent: int | None = None) -> str:
-    """Write standard JSON, which knows no NaN: a number that is not finite becomes null."""
-    return json.dumps(_finite(table), indent=indent, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _check_finished(folder: Path) -> None:
+    """Refuse what is not the folder of a finished run."""
+    if not folder.exists():
+        raise InputError(f"there is no run folder {folder}; name one that gridnn.train wrote")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file; name the run folder that gridnn.train wrote")
+    if not (folder / SUMMARY).exists():
+        if (folder / STEPS).exists():
+            raise InputError(
+                f"the run in {folder} is not finished (it has no {SUMMARY}); wait for it, or run it again"
+            )
+        raise InputError(f"{folder} is no run: it has no {SUMMARY}; name a folder that gridnn.train wrote")

@@ -27,11 +27,14 @@ from gridnn.train.console import Console, shout
 from gridnn.train.data import Dataset, EvaluationOrder, Loader, Order, open_data
 from gridnn.train.data.order import PassOrder
 from gridnn.train.engine import keep_choices, open_engine, words
+from gridnn.train.folder import Record, open_folder, versions
 from gridnn.train.picture import save_pictures
-from gridnn.train.record import Record, Summary, open_folder, versions
+from gridnn.train.record import Summary
 from gridnn.train.sections import Config
+from gridnn.train.spans import write_spans
 from gridnn.train.step import Evaluation, Trainer, predicted_evaluation, predicted_step
-from gridnn.train.tables import show_traffic
+from gridnn.train.tables import run_traffic, show_traffic
+from gridnn.train.trace import Trace
 
 
 @dataclass
@@ -101,7 +104,8 @@ def train(run: Run, folder: Path | None) -> Summary:
     record = Record(folder, dump_toml(config), run.job.plan.dumps()) if folder is not None else None
     predicted, seconds, phases = Traffic(), list[float](), dict[str, float]()
     step_traffic = predicted_step(run.job, t, world.size, world.rank)
-    result, evaluation = None, None
+    result, evaluation, evaluations = None, None, 0
+    trace = Trace(world, total, config.run.trace_steps)
     try:
         with (
             Loader(run.train, PassOrder(order, passes), *boxes, t.dtype, augment, t.seed) as loader,
@@ -112,12 +116,14 @@ def train(run: Run, folder: Path | None) -> Summary:
             world.ledger = Traffic()
             world.clock.take()
             for number in range(total):
+                trace.before(number)
                 started_s, bytes_before = time.perf_counter(), world.ledger.received_bytes
                 result = trainer.step(number, loader)
                 predicted.merge(step_traffic)
                 watchdog.heard()
                 step_s, epoch = time.perf_counter() - started_s, number // order.steps_per_epoch
                 spent = world.clock.take()
+                trace.after(number)
                 seconds.append(step_s)
                 _add(phases, spent)
                 counted = world.ledger.received_bytes - bytes_before
@@ -137,6 +143,8 @@ def train(run: Run, folder: Path | None) -> Summary:
                 )
                 if t.eval and _time_to_judge(number + 1, total, order.steps_per_epoch, t.eval_every_epochs):
                     evaluation = trainer.evaluate(test_loader, judged.steps)
+                    evaluations += 1
+                    _add(phases, world.clock.take())  # or the next step would seem to have spent it
                     predicted.merge(predicted_evaluation(run.job, t, world.size, world.rank, judged.steps))
                     watchdog.heard()
                     progress.pause()
@@ -152,8 +160,13 @@ def train(run: Run, folder: Path | None) -> Summary:
     memory = _memory(run, trainer)
     summary = _summarise(run, total, result.loss, evaluation, seconds, phases, predicted, memory)
     show_traffic(run.world, run.job, run.console, predicted, world.ledger)
+    spans, traffic = trace.gather(), run_traffic(world, predicted, world.ledger, total, evaluations)
     if record is not None:
-        record.finish(summary)
+        if spans is not None:
+            write_spans(record.folder, spans)
+        if traffic is not None:
+            record.traffic(traffic)
+        record.finish(summary)  # last: it says that all is there
     check_traffic(world, predicted)
     return summary
 

@@ -294,6 +294,8 @@ class RunSection(Section):
     """Seconds between lines when the output is no terminal."""
     pictures: Whole = 0
     """Pictures of test samples (input, prediction, target) written at the end, for image networks."""
+    trace_steps: Whole = 4
+    """Steps of which every rank notes what it did when, for gridnn analyze; 0 notes none."""
 
 
 class CommSection(Section):

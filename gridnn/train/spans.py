@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +23,24 @@ from gridnn.errors import InputError
 SPANS = "spans.npz"
 SPANS_VERSION = 1
 DIRECTIONS = ("forward", "backward", "weights", "update", "")
-"""What a layer does in a span; "backward" is the gradient by its input, "weights" by its weights."""
+"""What a span is for.  Of ``compute``, "backward" is the gradient by a layer's input and "weights" that by its weights;
+a movement has the direction it is counted under, so the sum of the weights' gradients is "backward"."""
 _ARRAYS = {"rank": "i4", "step": "i4", "phase": "i4", "place": "i4", "start_ns": "i8", "duration_ns": "i8"}
+
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    AttributeError,
+)  # what damage makes zipfile say
 
 
 class Place(NamedTuple):
-    """Which layers a span works for, and what on; several layers share the sum of a bucket, none the rest."""
+    """Which layers a span works for, and what on.
+
+    The sum of a bucket is shared by several layers.  No layer has ``data``, ``update``, and what a rank does in a pass
+    between its layers: giving on messages of others.
+    """
 
     layers: tuple[str, ...]
     direction: str
@@ -48,7 +61,7 @@ class Spans:
     offset_ns, uncertainty_ns : tuple of int
         Of each rank's clock against that of rank 0, already subtracted; half the shortest round trip.
     phases : tuple of str
-        ``compute``, ``update``, ``data``, a collective such as ``halo``, or its ``halo wait``.
+        ``compute``, ``data``, a collective such as ``halo``, its ``halo wait``, or ``update``: all that is left.
     places : tuple of Place
     rank, step, phase, place : ndarray of int32
         Of every span; the last two count through `phases` and `places`.
@@ -101,7 +114,7 @@ def read_spans(folder: Path) -> Spans | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as whole, np.load(whole, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
             arrays = {name: file[name].astype(kind) for name, kind in _ARRAYS.items()}
         if about["spans_version"] != SPANS_VERSION:
@@ -109,14 +122,16 @@ def read_spans(folder: Path) -> Spans | None:
                 f"{path} has version {about['spans_version']}, this gridnn reads {SPANS_VERSION}; "
                 "read it with the gridnn that wrote it"
             )
-        lists = {
-            k: tuple(about[k])
-            for k in ("ranks", "hosts", "steps", "offset_ns", "uncertainty_ns", "phases")
-        }
-        places = tuple(Place(tuple(layers), direction) for layers, direction in about["places"])
-        spans = Spans(procs=int(about["procs"]), places=places, **lists, **arrays)
-        good = all(len(a) == len(spans) for a in arrays.values()) and _within(spans)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        spans = Spans(
+            ranks=tuple(about["ranks"]), hosts=tuple(about["hosts"]), procs=int(about["procs"]),
+            steps=tuple(about["steps"]), offset_ns=tuple(about["offset_ns"]),
+            uncertainty_ns=tuple(about["uncertainty_ns"]), phases=tuple(about["phases"]),
+            places=tuple(Place(tuple(layers), direction) for layers, direction in about["places"]),
+            rank=arrays["rank"], step=arrays["step"], phase=arrays["phase"], place=arrays["place"],
+            start_ns=arrays["start_ns"], duration_ns=arrays["duration_ns"],
+        )  # fmt: skip
+        good = all(a.shape == (len(spans),) for a in arrays.values()) and _within(spans)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, *_DAMAGED) as error:
         raise InputError(f"{path} cannot be read as spans of a run: {error}") from None
     if not good:
         raise InputError(f"{path} is damaged: its spans do not fit its names; run again, or remove the file")
@@ -124,6 +139,9 @@ def read_spans(folder: Path) -> Spans | None:
 
 
 def _within(spans: Spans) -> bool:
-    """Return whether every number names something."""
+    """Return whether every number names something, and time goes on."""
     ends = ((spans.phase, len(spans.phases)), (spans.place, len(spans.places)))
-    return all(not len(a) or (a.min() >= 0 and a.max() < n) for a, n in ends)
+    named = all(not len(a) or (a.min() >= 0 and a.max() < n) for a, n in ends)
+    known = np.isin(spans.rank, spans.ranks).all() and np.isin(spans.step, spans.steps).all()
+    each = {len(a) for a in (spans.ranks, spans.hosts, spans.offset_ns, spans.uncertainty_ns)}
+    return bool(named and known and len(each) == 1 and (spans.duration_ns >= 0).all())

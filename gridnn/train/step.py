@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gridnn.comm.collectives import all_reduce, finish, start_sum
+from gridnn.comm.collectives import all_reduce, finish, start_sum, where_of
 from gridnn.comm.world import World
 from gridnn.cost.traffic import predict_forward, predict_scalars, predict_step
 from gridnn.errors import RunError
@@ -74,21 +74,25 @@ class Trainer:
         RunError
             On all ranks, when the loss is not finite.
         """
+        with self.world.clock.phase(
+            "update", ((), "update")
+        ):  # has what no other phase has: a step has no gaps
+            return self._step(number, loader)
+
+    def _step(self, number: int, loader: Loader) -> StepResult:
         passes, clock = self.job.passes, self.world.clock
         self.model.arena.begin()
-        loss, request = np.zeros(1), None
+        loss, request, parts = np.zeros(1), None, [(Key("loss", "forward", "allreduce", "all"), 1)]
         for each in range(number * passes, (number + 1) * passes):
             last = each == (number + 1) * passes - 1
             with clock.phase("data"):
                 batch = loader.batch(each)
             loss += self.model.forward(batch.x, batch.target, at=(self.config.seed, each)).loss / passes
             if last:
-                request = start_sum(
-                    self.world, self._everyone, loss, [(Key("loss", "forward", "allreduce", "all"), 1)]
-                )
+                request = start_sum(self.world, self._everyone, loss, parts)
             self.model.backward(1 / passes, last)
         self.model.arena.await_sums()
-        finish(self.world, request, "allreduce")
+        finish(self.world, request, "allreduce", where_of(parts))
         if not math.isfinite(loss[0]):
             raise _everywhere(RunError(
                 f"step {number}: the loss is {loss[0]}; lower train.lr, clip gradients (train.clip_norm = 1.0), "
@@ -99,21 +103,20 @@ class Trainer:
         return StepResult(float(loss[0]), lr, norm)
 
     def _update(self, number: int, lr: float) -> float | None:
-        with self.world.clock.phase("update"):
-            squares, norm, scale = self._squares(), None, 1.0
-            if squares is not None and self.config.clip_norm is not None:
-                norm = math.sqrt(float(squares[:, 1].sum()))
-                if not math.isfinite(norm):
-                    raise _everywhere(
-                        RunError(
-                            f"step {number}: the gradient's norm is {norm}; lower train.lr or check the data"
-                        )
+        squares, norm, scale = self._squares(), None, 1.0
+        if squares is not None and self.config.clip_norm is not None:
+            norm = math.sqrt(float(squares[:, 1].sum()))
+            if not math.isfinite(norm):
+                raise _everywhere(
+                    RunError(
+                        f"step {number}: the gradient's norm is {norm}; lower train.lr or check the data"
                     )
-                scale = clip_scale(norm, self.config.clip_norm)
-            self.optimizer.step(
-                self._pieces, lr, squares if self.optimizer.needs_norms else None, grad_scale=scale
-            )
-            self.model.arena.publish()
+                )
+            scale = clip_scale(norm, self.config.clip_norm)
+        self.optimizer.step(
+            self._pieces, lr, squares if self.optimizer.needs_norms else None, grad_scale=scale
+        )
+        self.model.arena.publish()
         return norm
 
     def _squares(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from math import prod
 
 from gridnn.comm.world import World
-from gridnn.geometry.traffic import Traffic
+from gridnn.geometry.traffic import Key, Traffic, Volume
 from gridnn.train.choose import Job
 from gridnn.train.console import Console, PlanRow
+from gridnn.train.record import RunTraffic, TrafficRow
 from gridnn.train.sections import TrainSection
 from gridnn.train.step import predicted_step
 
 Bytes = dict[str, int]
+ByKey = dict[Key, tuple[int, int, int, int]]  # messages predicted and counted, bytes predicted and counted
 
 
 def show_plan(world: World, job: Job, config: TrainSection, console: Console) -> None:
@@ -67,3 +69,34 @@ def over_ranks(world: World, mine: Traffic) -> Bytes:
         for name, amount in part.items():
             totals[name] = totals.get(name, 0) + amount
     return totals
+
+
+def run_traffic(
+    world: World, predicted: Traffic, counted: Traffic, steps: int, evaluations: int
+) -> RunTraffic | None:
+    """Return predicted beside counted traffic of a whole run by key, summed over all ranks, on rank 0.  Collective.
+
+    The sums go up a tree, so that no rank holds the tables of all.
+    """
+    every = world.comm.reduce(side_by_side(predicted, counted), op=added)
+    if every is None:
+        return None
+    return RunTraffic(steps, evaluations, tuple(TrafficRow(*key, *numbers) for key, numbers in every.items()))
+
+
+def side_by_side(predicted: Traffic, counted: Traffic) -> ByKey:
+    """Return what was predicted and counted under each key."""
+    one, other, none = dict(predicted.items()), dict(counted.items()), Volume()
+    pairs = {key: (one.get(key, none), other.get(key, none)) for key in {**one, **other}}
+    return {
+        key: (p.messages, c.messages, p.received_bytes, c.received_bytes) for key, (p, c) in pairs.items()
+    }
+
+
+def added(a: ByKey, b: ByKey) -> ByKey:
+    """Return the sums of two tables."""
+    total = dict(a)
+    for key, numbers in b.items():
+        p, c, pb, cb = total.get(key, (0, 0, 0, 0))
+        total[key] = (p + numbers[0], c + numbers[1], pb + numbers[2], cb + numbers[3])
+    return total

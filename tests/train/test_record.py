@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
 
 from gridnn.errors import InputError
-from gridnn.train.record import Record, Summary, open_folder, versions
+from gridnn.train.folder import Record, open_folder, versions
+from gridnn.train.record import SUMMARY as SUMMARY_FILE
+from gridnn.train.record import (
+    TRAFFIC,
+    RunTraffic,
+    Summary,
+    TrafficRow,
+    read_config,
+    read_summary,
+    read_traffic,
+)
+from gridnn.train.spans import SPANS
 
 NOW = datetime(2025, 1, 31, 14, 22, 33)
 SUMMARY = Summary(0.1 + 0.2, 0.98, 2, 0.5, 10, 10, "n2 k2", 4, {"compute": 1.5}, {"python": "3"})
@@ -109,3 +121,130 @@ def test_versions_can_be_added_to():
     found = versions(mpi="MPICH 4")
     assert {"python", "numpy", "gridnn", "machine", "mpi"} <= set(found)
     assert found["mpi"] == "MPICH 4"
+
+
+ROW = TrafficRow("conv1", "forward", "halo", "h", 4, 4, 512, 512)
+MOVED = RunTraffic(2, 1, (ROW, TrafficRow("loss", "forward", "allreduce", "all", 8, 8, 64, 64)))
+
+
+def _finished(folder, traffic=MOVED):
+    folder.mkdir(exist_ok=True)
+    with Record(folder, "[train]\nbatch = 8\n", "{}\n") as record:
+        if traffic is not None:
+            record.traffic(traffic)
+        record.finish(SUMMARY)
+    return folder
+
+
+def test_what_is_written_is_read(tmp_path):
+    folder = _finished(tmp_path / "run")
+    assert read_summary(folder) == SUMMARY
+    assert read_traffic(folder) == MOVED
+    assert read_config(folder) == {"train": {"batch": 8}}
+    assert json.loads((folder / TRAFFIC).read_text()) == {
+        "record_version": 1,
+        "steps": 2,
+        "evaluations": 1,
+        "rows": [
+            {
+                "layer": "conv1", "direction": "forward", "collective": "halo", "axes": "h",
+                "predicted_messages": 4, "counted_messages": 4, "predicted_bytes": 512, "counted_bytes": 512,
+            },
+            {
+                "layer": "loss", "direction": "forward", "collective": "allreduce", "axes": "all",
+                "predicted_messages": 8, "counted_messages": 8, "predicted_bytes": 64, "counted_bytes": 64,
+            },
+        ],
+    }  # fmt: skip
+    assert not list(folder.glob("*.part"))
+
+
+def test_a_loss_that_was_not_finite_is_read_as_none(tmp_path):
+    with Record(tmp_path, "", "") as record:
+        record.finish(replace(SUMMARY, loss=float("inf"), test_accuracy=None))
+    found = read_summary(tmp_path)
+    assert (found.loss, found.test_accuracy) == (None, None)
+
+
+@pytest.mark.parametrize("read", [read_summary, read_traffic, read_config])
+def test_folders_that_are_no_finished_run(tmp_path, read):
+    with pytest.raises(InputError, match=r"no run folder .*nowhere; name one"):
+        read(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        read(tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        InputError, match=r"no run: it has no summary\.json; name a folder that gridnn\.train"
+    ):
+        read(tmp_path / "empty")
+    with Record(open_folder(str(tmp_path / "short"), "net", NOW), "", "") as record:
+        _step(record, 1)
+    with pytest.raises(InputError, match=r"not finished \(it has no summary\.json\)"):
+        read(tmp_path / "short")
+
+
+def test_a_run_of_an_older_gridnn(tmp_path):
+    with pytest.raises(InputError, match=r"left no traffic\.json; an older gridnn"):
+        read_traffic(_finished(tmp_path, traffic=None))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"a": 1}', '{"record_version": 1}', "\udcff"])
+@pytest.mark.parametrize(("name", "read"), [(SUMMARY_FILE, read_summary), (TRAFFIC, read_traffic)])
+def test_damaged_files(tmp_path, name, read, text):
+    (_finished(tmp_path) / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match=f"{name} cannot be read as part of a run's record: .*run it again"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "read", "key", "value"),
+    [
+        (SUMMARY_FILE, read_summary, "steps", "two"),
+        (SUMMARY_FILE, read_summary, "step_s", None),
+        (TRAFFIC, read_traffic, "rows", {}),
+        (TRAFFIC, read_traffic, "rows", [[]]),
+        (TRAFFIC, read_traffic, "rows", [{**ROW._asdict(), "counted_bytes": 1.5}]),
+        (TRAFFIC, read_traffic, "rows", [{**ROW._asdict(), "layer": None}]),
+        (TRAFFIC, read_traffic, "evaluations", True),
+    ],
+)
+def test_values_of_another_kind(tmp_path, name, read, key, value):
+    path = _finished(tmp_path) / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(InputError, match="cannot be read"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "read"), [(SUMMARY_FILE, read_summary), (TRAFFIC, read_traffic)])
+def test_other_versions(tmp_path, name, read):
+    path = _finished(tmp_path) / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), "record_version": 9}))
+    with pytest.raises(InputError, match=r"version 9, this gridnn reads 1; read it with"):
+        read(tmp_path)
+
+
+def test_a_config_that_is_no_toml(tmp_path):
+    (_finished(tmp_path) / "config.toml").write_text("= 3")
+    with pytest.raises(InputError, match=r"config\.toml cannot be read"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", [TRAFFIC, SPANS])
+def test_what_is_left_of_an_unfinished_run_is_not_taken_for_the_next(tmp_path, name):
+    """Cut short after its traffic was written; the next one keeps no spans."""
+    with Record(open_folder(str(tmp_path), "net", NOW), "", "") as record:
+        record.traffic(MOVED)
+        (tmp_path / SPANS).write_bytes(b"old")
+    assert (tmp_path / name).exists()
+    with Record(open_folder(str(tmp_path), "net", NOW), "", "") as record:
+        record.finish(SUMMARY)
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", [TRAFFIC, SPANS])
+def test_files_of_these_names_that_no_run_wrote_are_left_alone(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"{name} that no run wrote"):
+        open_folder(str(tmp_path), "net", NOW)
+    assert (tmp_path / name).read_text() == "mine"
