@@ -1,0 +1,181 @@
+"""The timeline of a run beside its prediction, as Chrome trace JSON, which Perfetto and chrome://tracing open.
+
+    rank 0 (host)     measured   | conv1 forward: compute | conv2 forward: halo | ...
+                      predicted  | conv1 forward | conv2 forward | ...              the simulated step, again at the
+    rank 1 (host)     measured   ...                                                start of every measured one
+                      predicted  ...
+    links (predicted) rank 0 in, rank 0 out, rank 1 in ...                          only those that carry something
+
+All measured lanes are on the clock of rank 0.  A predicted step longer than the measured one is drawn again only
+where the last has ended, so that no two lie on each other.  Times are in microseconds from the first span.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gridnn.analysis.runs import Run, open_run
+from gridnn.cost.machine import Machine
+from gridnn.errors import InputError
+from gridnn.plan.outcome import SIMULATED
+from gridnn.plan.simulate.build import simulate_plan
+from gridnn.plan.simulate.timeline import Task, Timeline, timeline
+from gridnn.train.spans import Place, Spans
+
+MEASURED, PREDICTED = 1, 2
+"""Lanes of a rank."""
+MOST_NAMED = 3
+"""Layers of a bucket that are named in full."""
+_KINDS = {"send": "forward", "return": "backward", "sum": "gradients"}
+Event = dict[str, Any]
+
+
+def trace(run: str | Path, machine: str | Machine | None = None) -> str:
+    """Return the timeline of the traced steps of a run, measured and predicted, as Chrome trace JSON.
+
+    Parameters
+    ----------
+    run
+        A run folder with measured spans.
+    machine
+        The machine of the prediction; None takes the one that the run was planned on.
+
+    Raises
+    ------
+    InputError
+        If the folder is no finished run, its run kept no spans, or its machine cannot be had.
+    """
+    opened = open_run(run, machine)
+    spans = opened.spans
+    if spans is None or not len(spans):
+        raise InputError(
+            f"the run in {opened.folder} kept no measured spans; train with run.trace_steps = 4, or more"
+        )
+    origin_ns = int(spans.start_ns.min())
+    starts_ns = {
+        step: int(spans.start_ns[spans.step == step].min()) - origin_ns
+        for step in np.unique(spans.step).tolist()
+    }
+    events = [*_names(spans), *_measured(spans, origin_ns), *_marks(spans, starts_ns)]
+    about: dict[str, Any] = {
+        "run": opened.name, "network": opened.plan.network, "plan": opened.plan.summary, "ranks": opened.job.procs,
+        "batch": opened.job.batch, "machine": opened.job.machine.name, "measured_step_s": opened.summary.step_s,
+        "clock_uncertainty_us": max(spans.uncertainty_ns, default=0) / 1e3,
+    }  # fmt: skip
+    if opened.cut_optimizer:
+        about["note"] = "the predicted step sums whole gradients: it knows no train.cut_optimizer"
+    if opened.job.procs <= SIMULATED:
+        found = predicted_timeline(opened)
+        about["predicted_step_s"] = found.makespan_ns / 1e9
+        events += _predicted(found, spans, starts_ns)
+    else:
+        about["note"] = f"steps of more than {SIMULATED} ranks are not simulated: there is no predicted lane"
+    return json.dumps({"displayTimeUnit": "ms", "otherData": about, "traceEvents": events}, allow_nan=False)
+
+
+def predicted_timeline(run: Run) -> Timeline:
+    """Return the simulated step of a run."""
+    return timeline(simulate_plan(run.job, run.plan.schemes, run.bucket_bytes))
+
+
+def pid_of(rank: int) -> int:
+    """Return the number of a rank's process; 0 is the idle process of some viewers."""
+    return rank + 1
+
+
+def _names(spans: Spans) -> Iterator[Event]:
+    """Yield the names of processes and lanes of ranks, and their order."""
+    for rank, host in zip(spans.ranks, spans.hosts, strict=True):
+        yield from _process(pid_of(rank), f"rank {rank} ({host})", rank)
+        yield from _lane(pid_of(rank), MEASURED, "measured")
+
+
+def _process(pid: int, name: str, order: int) -> Iterator[Event]:
+    yield {"ph": "M", "pid": pid, "tid": 0, "name": "process_name", "args": {"name": name}}
+    yield {"ph": "M", "pid": pid, "tid": 0, "name": "process_sort_index", "args": {"sort_index": order}}
+
+
+def _lane(pid: int, tid: int, name: str) -> Iterator[Event]:
+    yield {"ph": "M", "pid": pid, "tid": tid, "name": "thread_name", "args": {"name": name}}
+    yield {"ph": "M", "pid": pid, "tid": tid, "name": "thread_sort_index", "args": {"sort_index": tid}}
+
+
+def _measured(spans: Spans, origin_ns: int) -> Iterator[Event]:
+    """Yield every span."""
+    order = np.lexsort((spans.start_ns, spans.rank))
+    columns = (
+        spans.rank,
+        spans.step,
+        spans.phase,
+        spans.place,
+        spans.start_ns - origin_ns,
+        spans.duration_ns,
+    )
+    for rank, step, phase, at, start_ns, duration_ns in zip(
+        *(c[order].tolist() for c in columns), strict=True
+    ):
+        name, place = spans.phases[phase], spans.places[at]
+        yield {
+            "ph": "X", "pid": pid_of(rank), "tid": MEASURED, "name": span_name(place, name), "cat": name,
+            "ts": start_ns / 1e3, "dur": duration_ns / 1e3,
+            "args": {"step": step, "layers": list(place.layers), "direction": place.direction},
+        }  # fmt: skip
+
+
+def span_name(place: Place, phase: str) -> str:
+    """Return what a span is called: "conv1 forward: compute"."""
+    if not place.layers:
+        return phase
+    layers = ", ".join(place.layers[:MOST_NAMED])
+    if more := len(place.layers) - MOST_NAMED:
+        layers += f" and {more} more" if more > 0 else ""
+    return f"{layers} {place.direction}: {phase}"
+
+
+def _marks(spans: Spans, starts_ns: Mapping[int, int]) -> Iterator[Event]:
+    """Yield an upright where each step begins on the first rank that does."""
+    for step, start_ns in starts_ns.items():
+        yield {
+            "ph": "i", "s": "g", "pid": pid_of(spans.ranks[0]), "tid": MEASURED, "name": f"step {step}",
+            "cat": "step", "ts": start_ns / 1e3,
+        }  # fmt: skip
+
+
+def _predicted(found: Timeline, spans: Spans, starts_ns: Mapping[int, int]) -> Iterator[Event]:
+    """Yield the tasks of the predicted step on ranks and links, for every measured step that has room for it."""
+    devices = list(found.program.devices)
+    lanes, ranks = dict[str, tuple[int, int]](), {f"rank {rank}": rank for rank in spans.ranks}
+    links = pid_of(spans.procs)
+    tasks = [task for task in found if task.device and task.end_ns > task.start_ns]
+    used = {task.device for task in tasks}
+    everyone = {f"rank {rank}" for rank in range(spans.procs)}
+    for at, device in enumerate(devices):
+        if device in ranks:
+            lanes[device] = (pid_of(ranks[device]), PREDICTED)
+        elif device in used and device not in everyone:  # a rank that was not looked at has no lane
+            lanes[device] = (links, at + 1)
+    for device, (pid, tid) in lanes.items():
+        yield from _lane(pid, tid, "predicted" if device in ranks else device)
+    if any(pid == links for pid, _ in lanes.values()):
+        yield from _process(links, "links (predicted)", links)
+    free_ns = min(starts_ns.values())
+    for step, start_ns in starts_ns.items():
+        if start_ns >= free_ns:
+            free_ns = start_ns + found.makespan_ns
+            for task in tasks:
+                if task.device in lanes:
+                    yield _task(task, *lanes[task.device], start_ns, step)
+
+
+def _task(task: Task, pid: int, tid: int, start_ns: int, step: int) -> Event:
+    name = f"{task.operation} {_KINDS.get(task.phase, task.phase)}"
+    return {
+        "ph": "X", "pid": pid, "tid": tid, "name": name, "cat": f"predicted {task.phase}",
+        "ts": (start_ns + task.start_ns) / 1e3, "dur": (task.end_ns - task.start_ns) / 1e3,
+        "args": {"step": step, "operation": task.operation, "part": task.part},
+    }  # fmt: skip
