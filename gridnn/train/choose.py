@@ -24,6 +24,7 @@ from gridnn.plan import problem
 from gridnn.plan.plan import Plan, read_plan, uniform_plan
 from gridnn.plan.search import MODEL_ERROR, search
 from gridnn.train.data.dataset import Dataset
+from gridnn.train.optimizer import states
 from gridnn.train.sections import Config
 
 
@@ -54,7 +55,10 @@ def choose(config: Config, train: Dataset, procs: int) -> Job:
     plan = choose_plan(config, network, procs)
     placed = place_network(network, plan.schemes, batch // passes, procs)
     machine = load_machine(config.plan.machine)
-    cost = price_plan(placed, machine, np.dtype(config.train.dtype).itemsize, passes)
+    cost = price_plan(
+        placed, machine, np.dtype(config.train.dtype).itemsize, passes, bucket_bytes=config.train.bucket_bytes,
+        cut_optimizer=config.train.cut_optimizer, states=states(config.train),
+    )  # fmt: skip
     predicted = {
         "step_s": cost.step_s, "compute_s": cost.compute_s, "comm_s": cost.comm_s, "overlapped_s": cost.overlapped_s,
         "machine": machine.name,
@@ -94,7 +98,7 @@ def _planned(config: Config, network: Network, procs: int) -> Plan:
     """Return the planner's plan, or the best known one where the planner's gain may be an error of the model."""
     machine, batch = load_machine(config.plan.machine), config.train.batch
     itemsize = np.dtype(config.train.dtype).itemsize
-    job = problem.Job(network, machine, procs, batch, config.train.accumulate, itemsize)
+    job = problem.Job(network, machine, procs, batch, config.train.accumulate, itemsize, states(config.train))
     found = search(job)
     if found.margin < MODEL_ERROR:
         name = found.runner_up[0]

@@ -48,6 +48,16 @@ class Piece:
     index: int
 
 
+def states(config: TrainSection) -> int:
+    """Return how many arrays of state a parameter has; plain SGD keeps none."""
+    return len(_kinds(config))
+
+
+def _kinds(config: TrainSection) -> tuple[str, ...]:
+    plain = config.optimizer == "sgd" and config.momentum == 0.0
+    return () if plain else _STATE[config.optimizer]
+
+
 class Optimizer:
     """The update rule of a run with its state.  Live, one per rank.
 
@@ -168,12 +178,7 @@ class Optimizer:
     def _of(self, piece: Piece) -> dict[str, Array]:
         """Return the state of a piece, zero on first use; plain SGD keeps none."""
         if piece.name not in self._state:
-            kinds = (
-                ()
-                if self._config.optimizer == "sgd" and self._config.momentum == 0.0
-                else _STATE[self._config.optimizer]
-            )
-            self._state[piece.name] = {kind: np.zeros_like(piece.value) for kind in kinds}
+            self._state[piece.name] = {kind: np.zeros_like(piece.value) for kind in _kinds(self._config)}
         state = self._state[piece.name]
         assert all(a.shape == piece.value.shape for a in state.values()), (
             f"{piece.name}: state of another size"
