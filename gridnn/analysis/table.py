@@ -15,6 +15,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from gridnn.plan.explain.tell import bytes_text, time_text
@@ -110,6 +111,18 @@ class Table:
         writer.writerows(["" if cell is None else cell for cell in row] for row in self.rows)
         return out.getvalue()
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the cells as people read them."""
+        shown = [i for i, c in enumerate(self.columns) if not c.hidden]
+        head = "".join(f"<th>{escape(self.columns[i].title)}</th>" for i in shown)
+        rows = [[self._text(i, row[i]) for i in shown] for row in self.rows]
+        if self.totals is not None:
+            rows.append([self._text(i, self.totals[i], ".") for i in shown])
+        body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        caption = f"<caption>{escape(self.title)}</caption>" if self.title else ""
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
+
     def lines(self) -> list[str]:
         """Return lines for a terminal: texts to the left, numbers to the right, totals under a rule."""
         shown = [i for i, c in enumerate(self.columns) if not c.hidden]
@@ -146,7 +159,7 @@ def cell_text(cell: Cell, unit: str = "") -> str:
     if isinstance(cell, float) and not math.isfinite(cell):
         return "inf" if cell > 0 else "-"
     if unit == "s":
-        return time_text(cell)
+        return time_text(cell) if cell else "0 s"
     if unit == "bytes":
         return bytes_text(cell)
     if unit == "flops":

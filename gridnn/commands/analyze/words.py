@@ -135,7 +135,7 @@ def check_pictures(arguments: argparse.Namespace) -> None:
     if wanted:
         from gridnn.analysis.draw import check_drawing
 
-        check_drawing()
+        check_drawing(*wanted)
 
 
 def answer(
