@@ -54,7 +54,7 @@ def test_lines_are_aligned_and_leave_out_what_is_hidden() -> None:
     assert lines[4].split() == ["conv1", "12.3", "ms", "1.5", "KiB"]
     assert lines[-1] == "note: a note"
     assert "secret" not in "".join(lines)
-    numbers = [line for line in lines[4:6]]
+    numbers = lines[4:6]
     assert len({line.rstrip()[-3:].strip() == "" for line in numbers}) == 1
 
 
