@@ -108,10 +108,9 @@ def received(source: Layout, target: Layout, rank: int) -> tuple[int, int]:
     if rank not in target.scheme.ranks:
         return 0, 0
     wanted, own = target.box(rank), source.box(rank)
-    pieces = [
-        sum((i & want).size > 0 for i in d.intervals) for d, want in zip(source.dims, wanted, strict=True)
-    ]
-    sizes = [sum((i & want).size for i in d.intervals) for d, want in zip(source.dims, wanted, strict=True)]
+    met = [(d, d.meeting(want), want) for d, want in zip(source.dims, wanted, strict=True)]
+    pieces = [len(found) for _, found, _ in met]
+    sizes = [sum((d.intervals[i] & want).size for i in found) for d, found, want in met]
     mine = volume(tuple(a & b for a, b in zip(own, wanted, strict=True)))
     return source.copies * prod(pieces) - (mine > 0), source.copies * prod(sizes) - mine
 

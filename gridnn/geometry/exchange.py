@@ -51,6 +51,24 @@ class Exchange:
         vars(other)["axes"] = self.axes
         return other
 
+    @property
+    def known(self) -> bool:
+        """True once the pattern was found, or told."""
+        return "kind" in vars(self)
+
+    def tell(self, kind: str, axes: tuple[str, ...], groups: tuple[tuple[int, ...], ...]) -> None:
+        """Take from who knows better what would be found by going through all ranks, for the transpose too.
+
+        Parameters
+        ----------
+        groups
+            Those of the ranks that will be asked about.
+        """
+        other = Exchange(self.target, self.source)
+        swapped = {"allgather": "reduce_scatter", "reduce_scatter": "allgather"}.get(kind, kind)
+        vars(self).update(kind=kind, axes=axes, groups=groups, _adjoint=other)
+        vars(other).update(kind=swapped, axes=axes, groups=groups, _adjoint=self)
+
     @cached_property
     def _pairs(self) -> tuple[tuple[int, int], ...]:
         """Pairs of ranks between which something moves, in either direction."""

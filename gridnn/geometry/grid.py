@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from math import prod
 
@@ -127,9 +128,22 @@ class Scheme:
 
     def group(self, rank: int, axes: Iterable[str]) -> tuple[int, ...]:
         """Return the world ranks that differ from `rank` in the coordinates of `axes` only, ascending."""
-        moving = set(axes)
-        choices = [
-            range(size) if axis in moving else (coord,)
-            for axis, size, coord in zip(AXES, self.grid.sizes, self.coords(rank), strict=True)
-        ]
-        return tuple(self.first + self.grid.rank(coords) for coords in product(*choices))
+        moving = tuple(sorted({*axes}))
+        local, first = rank - self.first, rank
+        for axis, size, stride in zip(AXES, self.grid.sizes, _strides(self.grid), strict=True):
+            if axis in moving:
+                first -= local // stride % size * stride
+        return _group(self.grid, moving, first)
+
+
+def _strides(grid: GridShape) -> list[int]:
+    """Return the ranks from one coordinate of each axis to the next."""
+    return [prod(grid.sizes[at + 1 :]) for at in range(len(AXES))]
+
+
+@lru_cache(maxsize=256)
+def _group(grid: GridShape, axes: tuple[str, ...], first: int) -> tuple[int, ...]:
+    """Return the ranks of a group; kept, since every bucket of gradients asks for the same ones."""
+    strides = zip(AXES, grid.sizes, _strides(grid), strict=True)
+    steps = [range(0, size * stride, stride) for axis, size, stride in strides if axis in axes]
+    return tuple(first + sum(offsets) for offsets in product(*steps))

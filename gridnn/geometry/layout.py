@@ -14,10 +14,11 @@ along it has a term of a sum not yet made).  Which of the two it is belongs to t
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 
 from gridnn.geometry.grid import AXES, GridShape, Scheme
@@ -25,7 +26,7 @@ from gridnn.geometry.interval import Box, Interval, extents_of
 from gridnn.geometry.window import SpaceMap
 
 KEPT_BLOCKS = 1024
-"""Blocks of a dim up to which they are kept for the next who asks."""
+"""Blocks of a dim up to which they are kept for the next who asks; of more only the last few cuts are."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,32 @@ class Dim:
     axes: tuple[str, ...]
     intervals: tuple[Interval, ...]
 
+    def meeting(self, want: Interval) -> Sequence[int]:
+        """Return the numbers of the intervals that share something with `want`, ascending."""
+        if want.size == 0:
+            return ()
+        if self._ends is None:
+            return [at for at, i in enumerate(self.intervals) if (i & want).size]
+        numbers, starts, stops = self._ends
+        return numbers[bisect_right(stops, want.start) : bisect_left(starts, want.stop)]
+
+    @cached_property
+    def _ends(self) -> tuple[list[int], list[int], list[int]] | None:
+        """Numbers, starts and stops of the intervals that hold anything; None where either is out of order.
+
+        Blocks and windows of blocks are in order, so that who meets what is looked up and not searched for.
+        """
+        held = [(at, *i) for at, i in enumerate(self.intervals) if i.size]
+        if any(b < a for one, two in pairwise(held) for a, b in zip(one, two, strict=True)):
+            return None
+        return [at for at, _, _ in held], [start for _, start, _ in held], [stop for _, _, stop in held]
+
 
 def cut(extent: int, grid: GridShape, axes: Sequence[str], grain: int = 1) -> Dim:
     """Cut a dim by `axes`, the later inside the earlier, in balanced blocks of multiples of `grain`."""
     axes = tuple(a for a in axes if grid[a] > 1)
     sizes = tuple(grid[a] for a in axes)
-    return Dim(
-        extent, axes, (_blocks if prod(sizes) <= KEPT_BLOCKS else _blocks.__wrapped__)(extent, sizes, grain)
-    )
+    return Dim(extent, axes, (_blocks if prod(sizes) <= KEPT_BLOCKS else _many_blocks)(extent, sizes, grain))
 
 
 @lru_cache(maxsize=4096)
@@ -53,7 +72,11 @@ def _blocks(extent: int, sizes: tuple[int, ...], grain: int) -> tuple[Interval, 
     for size in sizes:
         intervals = [i.block(size, part) for i in intervals for part in range(size)]
     # All empty blocks are written alike, so that layouts that are the same are equal.
-    return tuple(i.scale(grain) if i.size else Interval(0, 0) for i in intervals)
+    empty = Interval(0, 0)
+    return tuple((i.scale(grain) if grain > 1 else i) if i.size else empty for i in intervals)
+
+
+_many_blocks = lru_cache(maxsize=4)(_blocks.__wrapped__)
 
 
 def whole(extent: int) -> Dim:
@@ -107,39 +130,53 @@ class Layout:
 
     def box(self, rank: int) -> Box:
         """Return the box of a world rank; an empty box for ranks outside the scheme."""
-        if rank not in self.scheme.ranks:
+        local = rank - self.scheme.first
+        if not 0 <= local < self.scheme.grid.size:
             return tuple(Interval(0, 0) for _ in self.dims)
-        coords = dict(zip(AXES, self.scheme.coords(rank), strict=True))
-        return tuple(d.intervals[self._index(d, coords)] for d in self.dims)
+        found = []
+        for dim in self.dims:
+            index = 0
+            for axis in dim.axes:
+                size = self.scheme.grid[axis]
+                index = index * size + local // self._strides[axis] % size
+            found.append(dim.intervals[index])
+        return tuple(found)
 
     def block_shape(self, rank: int) -> tuple[int, ...]:
         """Return the array shape of a rank's box."""
         return extents_of(self.box(rank))
 
-    def _index(self, dim: Dim, coords: dict[str, int]) -> int:
-        index = 0
-        for axis in dim.axes:
-            index = index * self.scheme.grid[axis] + coords[axis]
-        return index
-
     def meeting(self, box: Box) -> Iterator[tuple[int, Box]]:
         """Yield every rank whose box meets `box`, with the (never empty) intersection, ranks ascending."""
         found: list[tuple[int, Box]] = []
         per_dim = [
-            [(index, i & want) for index, i in enumerate(d.intervals) if (i & want).size]
+            [(self._offset(d, index), d.intervals[index] & want) for index in d.meeting(want)]
             for d, want in zip(self.dims, box, strict=True)
         ]
-        grid = self.scheme.grid
         for blocks in product(*per_dim):
-            coords = dict.fromkeys(AXES, 0)
-            for dim, (index, _) in zip(self.dims, blocks, strict=True):
-                for axis in reversed(dim.axes):
-                    index, coords[axis] = divmod(index, grid[axis])
-            inside = tuple(i for _, i in blocks)
-            for copy in product(*(range(grid[a]) for a in self.uncut)):
-                coords.update(zip(self.uncut, copy, strict=True))
-                found.append((self.scheme.first + grid.rank(coords[a] for a in AXES), inside))
+            rank, inside = self.scheme.first + sum(at for at, _ in blocks), tuple(i for _, i in blocks)
+            found += [(rank + copy, inside) for copy in self._copy_offsets]
         yield from sorted(found)
+
+    @cached_property
+    def _strides(self) -> dict[str, int]:
+        """Ranks from one coordinate of each axis to the next."""
+        sizes = self.scheme.grid.sizes
+        return {axis: prod(sizes[i + 1 :]) for i, axis in enumerate(AXES)}
+
+    @cached_property
+    def _copy_offsets(self) -> tuple[int, ...]:
+        """How far the ranks with a box are from the first of them."""
+        steps = [range(0, self.scheme.grid[a] * self._strides[a], self._strides[a]) for a in self.uncut]
+        return tuple(sum(copy) for copy in product(*steps))
+
+    def _offset(self, dim: Dim, index: int) -> int:
+        """Return how far block `index` of a dim is from rank `first`, other coordinates 0."""
+        offset = 0
+        for axis in reversed(dim.axes):
+            index, coord = divmod(index, self.scheme.grid[axis])
+            offset += coord * self._strides[axis]
+        return offset
 
 
 def _tiles(dim: Dim) -> bool:

@@ -73,6 +73,27 @@ def test_meeting_is_the_loop_over_ranks(data):
     assert found == [(r, b) for r, b in loop if volume(b)]
 
 
+ENDS = st.tuples(st.integers(0, 9), st.integers(0, 9))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(intervals=st.lists(ENDS, max_size=6), ordered=st.booleans(), want=ENDS)
+def test_intervals_that_are_met_are_looked_up_as_scanned(intervals, ordered, want):
+    """In order or not, with empty ones between."""
+    dim = Dim(10, ("k",), tuple(Interval(*i) for i in (sorted(intervals) if ordered else intervals)))
+    scanned = [at for at, i in enumerate(dim.intervals) if (i & Interval(*want)).size]
+    assert list(dim.meeting(Interval(*want))) == scanned
+
+
+def test_many_blocks_are_cut_like_few():
+    grid = GridShape.of(n=3000, k=2)
+    dim = cut(7001, grid, ("n", "k"))
+    assert len(dim.intervals) == 6000
+    for part_of in (0, 1, 2999):
+        outer = Interval(0, 7001).block(3000, part_of)
+        assert dim.intervals[2 * part_of : 2 * part_of + 2] == (outer.block(2, 0), outer.block(2, 1))
+
+
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_at_rest_is_one_owner_for_each_element(data):

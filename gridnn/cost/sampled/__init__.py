@@ -1,0 +1,1 @@
+"""Exact traffic of some ranks of many, without going through all of them."""
