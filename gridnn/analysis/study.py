@@ -19,7 +19,7 @@ from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.network.graph import Network
 from gridnn.network.placed import check_scheme
 from gridnn.network.source import Source, open_network
-from gridnn.plan.baselines import BASELINES
+from gridnn.plan.baselines import BASELINES, candidates
 from gridnn.plan.job import Job
 from gridnn.plan.search import search
 
@@ -86,6 +86,9 @@ def schemes_of(job: Job, grid: str = "data") -> Mapping[str, Scheme]:
     InputError
         If it is neither, or the grid does not fit the job.
     """
+    if grid in ("data", "model", "owt"):  # these are one plan each: there is nothing to search
+        degrees = candidates(job)[grid][0]
+        return {name: Scheme(GridShape(sizes)) for name, sizes in degrees.items()}
     if grid in STRATEGIES:
         return search(job, grid).schemes
     if grid[:1].isalpha() and not any(letter.isdigit() for letter in grid):
