@@ -29,6 +29,9 @@ KEPT_BLOCKS = 1024
 """Blocks of a dim up to which they are kept for the next who asks; of more only the last few cuts are."""
 
 
+_EMPTY = Interval(0, 0)
+
+
 @dataclass(frozen=True)
 class Dim:
     """How one array dim is cut: the axes, and an interval per combination of their coordinates."""
@@ -70,10 +73,23 @@ def _blocks(extent: int, sizes: tuple[int, ...], grain: int) -> tuple[Interval, 
     """Return the blocks of a dim cut into so many, each of them cut again; networks ask for the same ones often."""
     intervals = [Interval(0, extent // grain)]
     for size in sizes:
-        intervals = [i.block(size, part) for i in intervals for part in range(size)]
-    # All empty blocks are written alike, so that layouts that are the same are equal.
-    empty = Interval(0, 0)
-    return tuple((i.scale(grain) if grain > 1 else i) if i.size else empty for i in intervals)
+        intervals = [block for i in intervals for block in _split(i, size)]
+    return tuple(intervals if grain == 1 else (i.scale(grain) for i in intervals))
+
+
+def _split(whole: Interval, parts: int) -> list[Interval]:
+    """Return all blocks of the balanced distribution, `Interval.block` of every index.
+
+    All empty ones are written alike, so that layouts that are the same are equal.
+    """
+    base, longer = divmod(whole.size, parts)
+    middle = whole.start + longer * (base + 1)
+    ends = [
+        *range(whole.start, middle, base + 1),
+        *(range(middle, whole.stop, base) if base else ()),
+        whole.stop,
+    ]
+    return [*map(Interval, ends, ends[1:]), *[_EMPTY] * (parts - len(ends) + 1)]
 
 
 _many_blocks = lru_cache(maxsize=4)(_blocks.__wrapped__)

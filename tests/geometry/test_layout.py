@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gridnn.geometry.grid import AXES, GridShape, Scheme
 from gridnn.geometry.interval import Box, Interval, overlap, volume
-from gridnn.geometry.layout import Dim, Layout, cut, part, whole, windows
+from gridnn.geometry.layout import Dim, Layout, _split, cut, part, whole, windows
 from gridnn.geometry.window import Window
 from tests.geometry.draw import layouts, shapes
 
@@ -130,3 +130,11 @@ def test_an_axis_cuts_one_dim_only():
     scheme = Scheme(GridShape.parse("n2"))
     with pytest.raises(AssertionError, match="cuts two dims"):
         Layout(scheme, (cut(4, scheme.grid, ("n",)),) * 2)
+
+
+@pytest.mark.parametrize("extent", [0, 1, 2, 7, 12])
+def test_a_dim_is_split_as_intervals_are(extent):
+    own = Interval(3, 3 + extent)
+    for parts in range(1, 20):
+        blocks = [own.block(parts, index) for index in range(parts)]
+        assert _split(own, parts) == [b if b.size else Interval(0, 0) for b in blocks]

@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from gridnn.cost.sampled.factors import Digit, Factor, Flags, Ints, digits_of, factors_of, joined
 from gridnn.geometry.grid import AXES, Scheme
@@ -104,10 +102,21 @@ def _connected(meets: Flags) -> Ints:
     wants = np.flatnonzero(meets.any(axis=1))
     ends = np.concatenate([columns, wants]), np.concatenate([rows, alike.reshape(-1)[wants]]) + size
     nodes = size + len(example)
-    graph = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=(nodes, nodes))
-    labels = np.asarray(connected_components(graph, directed=False)[1][:size], dtype=np.int64)
+    labels = _components(nodes, *ends)[:size]
     counts = np.bincount(labels)
     return np.where(counts[labels] > 1, labels, -1)
+
+
+def _components(nodes: int, one: Ints, two: Ints) -> Ints:
+    """Return the least node of each node's connected part (SciPy's takes longer to import than this to run)."""
+    labels = np.arange(nodes)
+    while ((a := labels[one]) != (b := labels[two])).any():
+        least = np.minimum(a, b)
+        np.minimum.at(labels, a, least)
+        np.minimum.at(labels, b, least)
+        while ((higher := labels[labels]) != labels).any():  # every node asks the one it points to
+            labels = higher
+    return labels
 
 
 def _gathers(source: Layout, stay: Sequence[Factor], moving: Factor, labels: Ints) -> bool:
