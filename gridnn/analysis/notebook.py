@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gridnn.analysis.chart import Chart
+from gridnn.analysis.chart import Chart, Map
 from gridnn.analysis.study import schemes_of, study
 from gridnn.analysis.table import Table
 from gridnn.cost.machine import Machine
@@ -83,7 +83,19 @@ def sensitivity(
     """Return what changes with alpha, beta, batch or image size."""
     from gridnn.analysis.sensitivity import sensitivity as answer
 
-    return answer(study(network, batch, machine), procs, over, **more)
+    source = None if isinstance(network, Network) else network  # images of other sizes need another network
+    return answer(study(network, batch, machine), procs, over, source=source, **more)
+
+
+def flip_map(
+    network: Net, *, batch: int, procs: int, across: str = "beta", up: str = "alpha",
+    machine: str | Machine = MACHINE, **more: Any,
+) -> tuple[Table, Map]:  # fmt: skip
+    """Return which strategy wins where, and the points at which that flips."""
+    from gridnn.analysis.sensitivity import flip_map as answer
+
+    source = None if isinstance(network, Network) else network
+    return answer(study(network, batch, machine), procs, across, up, source=source, **more)
 
 
 def paper(figure: int, variant: str = "as-used") -> Table:

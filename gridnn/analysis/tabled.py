@@ -13,7 +13,6 @@ import numpy as np
 
 from gridnn.analysis.cost import LayerCost, PlanCost
 from gridnn.cost.grids import Grids
-from gridnn.cost.machine import BEST, Level, Machine
 from gridnn.cost.moves import Floats
 from gridnn.geometry.grid import Scheme
 from gridnn.plan.job import Job
@@ -29,7 +28,7 @@ def by_tables(job: Job, plans: Sequence[Plan], count_bytes: bool = True) -> list
     are 0.
     """
     problem = _problem(job, plans)
-    bare = _problem(replace(job, machine=_only_bytes(job.machine)), plans) if count_bytes else problem
+    bare = _problem(replace(job, machine=job.machine.only_bytes()), plans) if count_bytes else problem
     ways_s = _edges(problem, len(plans))
     ways_bytes = _edges(bare, len(plans)) if count_bytes else ways_s
     found: list[list[LayerCost]] = [[] for _ in plans]
@@ -66,9 +65,3 @@ def _edges(problem: Problem, plans: int) -> list[Floats]:
             known[key] = problem.tables.edge(made, used, number, same, same)
         found[consumer] = found[consumer] + known[key]
     return found
-
-
-def _only_bytes(machine: Machine) -> Machine:
-    """Return a machine on which a byte received takes a second and all else nothing."""
-    level = Level("all", 0, 0.0, 1.0)
-    return replace(machine, name="bytes", levels=(level,), algorithms=BEST, profile=None)

@@ -15,7 +15,7 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +92,10 @@ class Machine:
     def units(self) -> tuple[int, ...]:
         """Ranks in a unit of every level but the outermost."""
         return tuple(level.ranks for level in self.levels[:-1])
+
+    def only_bytes(self) -> Machine:
+        """Return the machine on which a byte received takes a second and a message nothing: costs are then bytes."""
+        return replace(self, levels=(Level("all", 0, 0.0, 1.0),), algorithms=BEST, profile=None)
 
 
 def machine_names() -> list[str]:

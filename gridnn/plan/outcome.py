@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gridnn.cost.grids import Grids
-from gridnn.cost.machine import BEST, Level, Machine
 from gridnn.cost.memory import predict_memory
 from gridnn.cost.price import price_plan
 from gridnn.geometry.grid import Scheme
@@ -103,7 +102,7 @@ def outcome(job: Job, schemes: Mapping[str, Scheme], placed: PlacedNetwork | Non
 def estimate(job: Job, schemes: Mapping[str, Scheme]) -> Outcome:
     """Return what a plan costs by the tables of a search; first ranks are taken as 0."""
     problem = _problem(job, schemes)
-    comm_s, moved = _comm(problem), _comm(_problem(replace(job, machine=_only_bytes(job.machine)), schemes))
+    comm_s, moved = _comm(problem), _comm(_problem(replace(job, machine=job.machine.only_bytes()), schemes))
     layers = tuple(
         LayerOutcome(node.name, schemes[node.name], float(layer.compute_s[0]), seconds)
         for node, layer, seconds in zip(problem.nodes, problem.layers, comm_s, strict=True)
@@ -125,9 +124,3 @@ def _comm(problem: Problem) -> list[float]:
     for producer, consumer, number in problem.edges:
         found[consumer] += float(problem.edge(producer, consumer, number)[0, 0])
     return found
-
-
-def _only_bytes(machine: Machine) -> Machine:
-    """Return a machine on which a byte received takes a second and all else nothing."""
-    level = Level("all", 0, 0.0, 1.0)
-    return replace(machine, name="bytes", levels=(level,), algorithms=BEST, profile=None)

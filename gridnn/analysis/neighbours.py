@@ -1,0 +1,91 @@
+"""Neighbours of grids: where to look for the plan of a job when that of a job like it is known.
+
+    n8 k2       itself; n16 k2, n8 k4, n8 k2 h2 (longer); n4 k2, n8 (shorter); n4 k4, n16, n4 k2 h2 (swapped: a prime of
+                one axis goes to another); and what is longer than a swapped one
+
+With P a power of two the prime is 2; other numbers of processes have several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import prod
+
+import numpy as np
+
+from gridnn.analysis.parts import Schemes
+from gridnn.cost.grids import Grids
+from gridnn.geometry.grid import AXES
+from gridnn.plan.job import Degrees, Job
+from gridnn.plan.space import axis_limits
+
+
+def around(
+    job: Job, starts: Sequence[Schemes], near: Sequence[Schemes], primes: Sequence[int]
+) -> list[Grids]:
+    """Return candidates of every layer: those of `starts`, and the neighbours of those of `near`.
+
+    Layers that may have the same grids share an object, so that what is alike is priced once.
+    """
+    limits: dict[str, dict[str, int]] = {}
+    rows: dict[object, dict[Degrees, None]] = {}
+    for node in job.network.nodes:
+        limits[node.name] = axis_limits(job.network, node, job.per_pass)
+    keys = {name: tuple(at.items()) for name, at in limits.items()}
+    for node in job.network.nodes:
+        here = rows.setdefault(keys[node.name], {})
+        here.update(dict.fromkeys(plan[node.name] for plan in starts))
+    for node in job.network.nodes:
+        name, here = node.name, rows[keys[node.name]]
+        most = tuple(limits[name].get(a, 1) for a in AXES)
+        for grid in dict.fromkeys(plan[name] for plan in near):
+            # A grid that a uniform plan lent may cut space that the layer has not: it stays as it is.
+            if grid[0] <= most[0] and job.procs % prod(grid) == 0:
+                here[grid] = None
+            here.update(dict.fromkeys(g for g in _neighbours(grid, primes) if _fits(g, most, job.procs)))
+    shared: dict[object, Grids] = {}
+    for key, found in rows.items():
+        shared[key] = Grids(np.array(list(found), dtype=np.int64))
+    return [shared[keys[node.shared or node.name]] for node in job.network.nodes]
+
+
+def _fits(grid: Degrees, most: Sequence[int], procs: int) -> bool:
+    return all(a <= b for a, b in zip(grid, most, strict=True)) and procs % prod(grid) == 0
+
+
+def _neighbours(grid: Degrees, primes: Sequence[int]) -> set[Degrees]:
+    """Return a grid, those with one axis a prime longer or shorter, both, and with another prime besides."""
+    other = swapped({grid}, primes)
+    shorter = {_times(grid, i, 1, p) for i in range(len(grid)) for p in primes if grid[i] % p == 0}
+    return {grid} | _longer({grid}, primes) | shorter | other | _longer(other, primes)
+
+
+def _longer(grids: Iterable[Degrees], primes: Sequence[int]) -> set[Degrees]:
+    return {_times(g, i, p) for g in grids for i in range(len(g)) for p in primes}
+
+
+def swapped(grids: Iterable[Degrees], primes: Sequence[int]) -> set[Degrees]:
+    """Return the grids that give a prime of one axis to another."""
+    found = set()
+    for grid in grids:
+        for p in primes:
+            for i in (i for i, size in enumerate(grid) if size % p == 0):
+                less = _times(grid, i, 1, p)
+                found |= {_times(less, j, p) for j in range(len(grid)) if j != i}
+    return found
+
+
+def _times(grid: Degrees, at: int, up: int, down: int = 1) -> Degrees:
+    return (*grid[:at], grid[at] * up // down, *grid[at + 1 :])
+
+
+def primes_of(number: int) -> list[int]:
+    """Return the prime factors of a number, each once, ascending."""
+    found, factor = [], 2
+    while factor * factor <= number:
+        if number % factor == 0:
+            found.append(factor)
+            while number % factor == 0:
+                number //= factor
+        factor += 1
+    return [*found, number] if number > 1 else found

@@ -1,0 +1,124 @@
+"""Rivals: the plans of some strategies on any number of machines that differ in alpha and beta.
+
+The communication of a fixed plan is homogeneous in alpha and beta: every formula is a sum of `alpha x something + beta
+x something` under minima and maxima, so for factors x and y
+
+    step(x, y) = compute + y comm(x / y, 1)
+
+and a raster of 9 x 9 doublings asks for no more than 17 machines.  Plans to choose from are those of every strategy,
+of "uniform" and "dynamic" those that are the best at corners, edges and centre of what is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from gridnn.analysis.parts import Plans, Schemes, alike, gather, parts, scaled, tables_on
+from gridnn.analysis.strategies import Choice, choices, families, pick, uniform_rows
+from gridnn.cost.moves import Floats
+from gridnn.cost.tables import CostTables
+from gridnn.plan.job import Degrees, Job
+
+SHORTLIST = 8
+"""Grids of the uniform plan that are kept for each corner."""
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """The plans of some strategies for one job, and what their communication costs on machines asked for so far.
+
+    Attributes
+    ----------
+    schemes, of : (plans,)
+        The plans, and the number of each one's strategy.
+    known
+        Seconds of communication by alpha / beta, for beta as it is.
+    """
+
+    job: Job
+    strategies: tuple[str, ...]
+    schemes: tuple[Schemes, ...]
+    plans: Plans
+    of: tuple[int, ...]
+    compute_s: Floats
+    tables: CostTables
+    known: dict[float, Floats] = field(default_factory=dict)
+
+    def steps_s(self, alpha: float, beta: float) -> Floats:
+        """Return the seconds of a step of every plan, where messages and bytes take so many times as long."""
+        ratio = alpha / beta
+        if ratio not in self.known:
+            self.known[ratio] = _on(self.job, self.plans, self.tables, ratio)
+        return self.compute_s + beta * self.known[ratio]
+
+    def by_strategy(self, step_s: Floats) -> Floats:
+        """Return the seconds of every strategy, its best plan's, from those of the plans."""
+        found = np.full(len(self.strategies), np.inf)
+        np.minimum.at(found, np.array(self.of), step_s)
+        return found
+
+    def choices(self, alpha: float, beta: float) -> dict[str, Choice]:
+        """Return the plan of every strategy there, and what it is made of."""
+        machine, found = scaled(self.job.machine, alpha, beta), dict[str, Choice]()
+        now = parts(replace(self.job, machine=machine), self.plans, tables_on(self.tables, machine))
+        for number, name in enumerate(self.strategies):
+            mine = np.flatnonzero(np.array(self.of) == number)
+            best = int(mine[np.argmin(now.step_s[mine])])
+            sure = name not in ("uniform", "dynamic")
+            found[name] = Choice(name, self.schemes[best], pick(now, best), sure)
+        return found
+
+
+def rivals(job: Job, strategies: Sequence[str], corners: Sequence[tuple[float, float]]) -> Rivals:
+    """Return the plans of some strategies.
+
+    Parameters
+    ----------
+    corners
+        Factors of alpha and beta between which they are to be compared.
+    """
+    tables = job.tables()
+    known: dict[str, list[Schemes]] = dict(families(job, strategies))
+    probes = list(dict.fromkeys(corners))
+    if "uniform" in strategies:
+        names = [node.name for node in job.network.nodes]
+        known["uniform"] = [dict.fromkeys(names, grid) for grid in _uniform(job, tables, probes)]
+    if "dynamic" in strategies:
+        near: list[Schemes] = []
+        for alpha, beta in probes:
+            machine = scaled(job.machine, alpha, beta)
+            on, rows = replace(job, machine=machine), known.get("uniform", [])
+            around = [next(iter(plan.values())) for plan in rows]
+            found = choices(on, ["dynamic"], near, around, tables_on(tables, machine))
+            near = [found["dynamic"].degrees]
+            known.setdefault("dynamic", []).extend(near)
+    named = [(at, plan) for at, name in enumerate(strategies) for plan in known[name]]
+    plans = gather(job, [plan for _, plan in named])
+    now = parts(job, plans, tables)
+    of = tuple(at for at, _ in named)
+    schemes = tuple(plan for _, plan in named)
+    return Rivals(job, tuple(strategies), schemes, plans, of, now.compute_s, tables, {1.0: now.comm_s})
+
+
+def _uniform(job: Job, tables: CostTables, probes: Sequence[tuple[float, float]]) -> Iterable[Degrees]:
+    """Return the grids that are the best for all layers somewhere between the corners."""
+    rows, _ = uniform_rows(job)
+    plans = alike(job, rows)
+    now = parts(job, plans, tables)
+    comm = {1.0: now.comm_s}
+    found: dict[Degrees, None] = {}
+    for alpha, beta in probes:
+        ratio = alpha / beta
+        if ratio not in comm:
+            comm[ratio] = _on(job, plans, tables, ratio)
+        best = np.argsort(now.compute_s + beta * comm[ratio], kind="stable")[:SHORTLIST]
+        found.update(dict.fromkeys(rows[at] for at in best))
+    return found
+
+
+def _on(job: Job, plans: Plans, tables: CostTables, alpha: float) -> Floats:
+    machine = scaled(job.machine, alpha)
+    return parts(replace(job, machine=machine), plans, tables_on(tables, machine)).comm_s
