@@ -74,7 +74,7 @@ def flip_map(
     cells = size or (SIZE if {across, up} & set(MACHINE) else 5)
     factors = tuple(2.0**power for power in range(-(cells // 2), cells - cells // 2))
     if {across, up} <= set(MACHINE):
-        factors = tuple(float(f) for f in np.geomspace(1 / 16, 16, cells))
+        factors = tuple(float(f) for f in np.exp2(np.linspace(-4, 4, cells)))
     x = values_of(study, procs, across, values[0], source, factors)[1]
     y = values_of(study, procs, up, values[1], source, factors)[1]
     steps = _steps(study, procs, across, up, names, source, x, y)

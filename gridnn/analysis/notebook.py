@@ -112,6 +112,17 @@ def compare(runs: Sequence[str | Path], machine: Machine | None = None) -> Compa
     return answer([Path(run) for run in runs], machine)
 
 
+def report(
+    network: Net, *, batch: int, procs: int, grid: str = "dynamic", machine: str | Machine = MACHINE
+) -> str:
+    """Return one self-contained page, in HTML, of all questions."""
+    from gridnn.analysis.report.contents import contents
+    from gridnn.analysis.report.page import check_report, page
+
+    check_report()
+    return page(contents(study(network, batch, machine), procs, grid))
+
+
 def figure(*charts: Chart) -> Any:
     """Return a matplotlib figure of charts, to be changed or saved."""
     from gridnn.analysis.draw import figure as drawn

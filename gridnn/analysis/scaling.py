@@ -179,7 +179,7 @@ def _notes(mode: str, jobs: Sequence[Job], rows: Sequence[dict[str, Cell]]) -> I
         if on:
             yield f"cutting beyond it goes on to P = {over[-1].procs}: {', '.join(on)}."
         if domain := [n for n, row in last.items() if {"d", "h", "w"} & set(str(row["beyond"]).split())]:
-            yield f"domain parallelism (d, h, w) extends {', '.join(HEADS.get(n, n) for n in domain)}."
+            yield f"those that cut images there (d, h, w): {', '.join(HEADS.get(n, n) for n in domain)}."
     if mode == "strong" and len(jobs) > 1:
         yield "the shortest step is at " + ", ".join(_shortest(rows)) + "."
     if not all(row["proved"] for row in rows):
@@ -243,7 +243,7 @@ def scaling_charts(table: Table, strategy: str | None = None) -> tuple[Chart, ..
     return (
         Lines(table.title, "processes", "seconds a step", x,
               (*series("step_s"), Series("ideal", ideal, dashed=True)), uprights=ends),
-        Lines(f"{mode} scaling: efficiency", "processes", "samples a second and process, first = 1", x,
+        Lines(f"{mode} scaling: efficiency", "processes", "efficiency", x,
               (*series("efficiency"), Series("ideal", (1.0,) * len(x), dashed=True)), log_y=False, uprights=ends),
         Bars(f"{mode} scaling: what a step of {shown} is made of", "processes", "seconds",
              tuple(str(r["procs"]) for r in mine),

@@ -44,7 +44,7 @@ def test_bars_hold_their_numbers_and_names() -> None:
     assert [tuple(t["y"]) for t in found] == [series.values for series in BARS.series]
     assert [t["name"] for t in found] == ["compute", "model &lt;&amp;&gt; halo", "batch communication"]
     assert {tuple(t["x"]) for t in found} == {BARS.x}
-    assert found[1]["customdata"] == ["0 µs", "4.53 s", "none"]
+    assert found[1]["customdata"] == ["0 s", "4.53 s", "none"]
     colour = looks.colours(looks.names_of(BARS))
     assert [t["marker"]["color"] for t in found] == [colour[series.name] for series in BARS.series]
     (marks,) = traces(BARS, "scatter")

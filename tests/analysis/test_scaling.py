@@ -126,7 +126,7 @@ def test_data_ends_at_the_batch_and_others_go_on() -> None:
     assert by["domain", 256]["compute_s"] < by["data", 256]["compute_s"]  # type: ignore[operator]
     said = " ".join(table.notes)
     assert "ends at P = 64" in said
-    assert "domain parallelism (d, h, w) extends" in said
+    assert "those that cut images there (d, h, w):" in said
 
 
 def test_passes_end_cutting_the_batch_earlier() -> None:

@@ -25,8 +25,8 @@ from gridnn.commands.analyze.words import (
     study_of,
 )
 from gridnn.errors import InputError
-from gridnn.plan.plan import uniform_plan
 from gridnn.geometry.grid import GridShape
+from gridnn.plan.plan import uniform_plan
 
 
 def asked(*words: str) -> argparse.Namespace:

@@ -48,6 +48,8 @@ def number_axis(
     axis: dict[str, Any] = {**axis_of(label), "type": "log" if log else "linear"}
     if log and least > 0 and largest / least > 200:
         axis["dtick"] = 1  # whole powers of ten
+    elif log and least > 0 and largest / least > 10:
+        axis["dtick"] = "D2"  # 1, 2 and 5: all digits would overlap
     if unit == "s":  # milliseconds, but no kiloseconds
         return axis | {
             "tickformat": "~s" if largest < 1000 else ",~r",

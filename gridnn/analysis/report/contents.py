@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 
@@ -29,7 +30,7 @@ from gridnn.analysis.report.sections import Contents, Section
 from gridnn.analysis.report.step import PLACES, simulated_step
 from gridnn.analysis.report.summary import answers
 from gridnn.analysis.study import STRATEGIES, Study, schemes_of
-from gridnn.errors import InputError
+from gridnn.errors import InputError, RunError
 from gridnn.geometry.grid import Scheme
 from gridnn.plan.explain.picture import picture
 from gridnn.plan.explain.tell import time_text
@@ -152,7 +153,13 @@ def _made(asked: Asked, workers: int) -> list[tuple[str, Section]]:
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         # The longest first, so that none is left for the end.
         known = {name: pool.submit(_part, name, asked) for name in sorted(PARTS, key=_LONG.index)}
-        return [(key, known[name].result()) for name, (key, _) in PARTS.items()]
+        try:
+            return [(key, known[name].result()) for name, (key, _) in PARTS.items()]
+        except BrokenProcessPool:
+            raise RunError(
+                "a process that made a part of the page was killed, perhaps for its memory; ask for fewer processes, "
+                "or a shorter --range"
+            ) from None
 
 
 def _part(name: str, asked: Asked) -> Section:
