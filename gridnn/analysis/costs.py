@@ -33,8 +33,9 @@ TABLED = 4096
 """Processes up to which the tables answer in a second or so."""
 LONGEST_WAIT = 1 << 16
 """Processes up to which they answer at all, where the equations do not know the network."""
-ANSWER_S, LAYER_S, INTERVAL_S = 0.4, 3.3e-4, 5e-7
-"""Seconds for an answer; what a layer takes of the price of a rank, and a block on the longest axis (measured)."""
+ANSWER_S, RANKS_S, LAYER_S, INTERVAL_S = 0.4, 0.2, 3.3e-4, 5e-7
+"""Seconds an answer may take, those of them for more ranks than one; what a layer takes of the price of a rank, and a
+block on the longest axis (measured)."""
 
 
 def cost_of(job: Job, schemes: Plan) -> PlanCost:
@@ -65,7 +66,7 @@ def costs_of(job: Job, plans: Sequence[Plan]) -> list[PlanCost]:
         placed = placed_on(job.network, plan, job.per_pass, job.procs, ranks)
         if placed is None:
             return _otherwise(job, plans, False)
-        found.append(by_traffic(job, placed, ranks, ANSWER_S / len(plans)))
+        found.append(by_traffic(job, placed, ranks, RANKS_S / len(plans)))
     return found
 
 
@@ -80,7 +81,7 @@ def _otherwise(job: Job, plans: Sequence[Plan], count_bytes: bool = True) -> lis
         raise InputError(f"{job.procs} processes are too many but for closed forms, and {error}") from None
 
 
-def by_traffic(job: Job, placed: PlacedNetwork, ranks: Sequence[int], within_s: float = ANSWER_S) -> PlanCost:
+def by_traffic(job: Job, placed: PlacedNetwork, ranks: Sequence[int], within_s: float = RANKS_S) -> PlanCost:
     """Return the exact cost of a placed plan by some ranks, of many processes by as many as time allows."""
     blocks = {rank: _blocks(placed, rank) for rank in ranks}
     largest = max(ranks, key=lambda rank: sum(blocks[rank]))
