@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from gridnn.cost.machine import Machine, load_machine
 from gridnn.errors import InputError
-from gridnn.geometry.grid import GridShape, Scheme
+from gridnn.geometry.grid import AXES, GridShape, Scheme
 from gridnn.network.graph import Network
 from gridnn.network.placed import check_scheme
 from gridnn.network.source import Source, open_network
@@ -88,7 +88,10 @@ def schemes_of(job: Job, grid: str = "data") -> Mapping[str, Scheme]:
     """
     if grid in ("data", "model", "owt"):  # these are one plan each: there is nothing to search
         degrees = candidates(job)[grid][0]
-        return {name: Scheme(GridShape(sizes)) for name, sizes in degrees.items()}
+        return {
+            name: Scheme(GridShape.of(**dict(zip(AXES, sizes, strict=True))))
+            for name, sizes in degrees.items()
+        }
     if grid in STRATEGIES:
         return search(job, grid).schemes
     if grid[:1].isalpha() and not any(letter.isdigit() for letter in grid):
