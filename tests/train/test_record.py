@@ -163,7 +163,8 @@ def test_a_loss_that_was_not_finite_is_read_as_none(tmp_path):
     with Record(tmp_path, "", "") as record:
         record.finish(replace(SUMMARY, loss=float("inf"), test_accuracy=None))
     found = read_summary(tmp_path)
-    assert found.loss is None and found.test_accuracy is None
+    values: list[object] = [found.loss, found.test_accuracy]
+    assert values == [None, None]
 
 
 @pytest.mark.parametrize("read", [read_summary, read_traffic, read_config])
