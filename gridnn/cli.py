@@ -4,6 +4,8 @@
 |-------------------------------|-------------------------------|-------------------------------|
 | plan explain simulate diff    | `gridnn.commands`             | neither MPI nor kernels       |
 | analyze                       | `gridnn.commands.analyze`     | the same                      |
+| checkpoint                    | `gridnn.commands.checkpoint`  | the same                      |
+| launch                        | `gridnn.commands.launch`      | mpiexec, which it starts      |
 | train calibrate               | `gridnn.train`                | MPI: all ranks run the word   |
 """
 
@@ -24,8 +26,10 @@ COMMANDS = {
     "simulate": "what a plan costs, without a search; a timeline of its step",
     "diff": "what differs between two plans",
     "analyze": "which grid, what it costs, how far it scales, was it right: tables, pictures, a page",
+    "checkpoint": "what a checkpoint holds, whether it is whole, its weights for others",
     "calibrate": "measure this machine",
     "train": "train a network by a plan",
+    "launch": "train on some ranks, start again on those that are left when one is lost",
 }
 UNDER_MPI = {"train": "gridnn.train.launch", "calibrate": "gridnn.train.calibrate.run"}
 
@@ -39,6 +43,7 @@ _EPILOG = "\n".join(
         "  gridnn explain plan.json --svg plan.svg",
         "  gridnn analyze scaling alexnet --batch 2048 --procs 8-4096",
         '  mpiexec -n 4 gridnn train --plan "n2 k2"',
+        "  gridnn launch -n 4 job.toml --run-dir runs/job",
         "  gridnn plan --help                        everything a command can do",
     ]
 )
@@ -58,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command in UNDER_MPI:
         return int(import_module(UNDER_MPI[command]).main(words[1:]))
     try:
-        import_module(f"gridnn.commands.{command}").main(words[1:], print)
+        code = import_module(f"gridnn.commands.{command}").main(words[1:], _say)
         sys.stdout.flush()
     except GridnnError as error:
         sys.stdout.flush()
@@ -70,7 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has seen enough: `gridnn plan ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return 0
+    return int(code or 0)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # what is said stands before what a started program says
 
 
 if __name__ == "__main__":

@@ -27,14 +27,16 @@ from gridnn.network import spec as s
 class BatchNormalisation(Layer):
     """Batch norm; `mean` and `variance` are the running statistics of the rank's channels."""
 
-    def _start(self) -> None:
+    def statistics(self) -> dict[str, Array]:
+        """Return the running statistics by name, live; before the first step those of nothing seen."""
         if not hasattr(self, "mean"):
             channels = self.out[1].size
             self.mean, self.variance = np.zeros(channels), np.ones(channels)
+        return {"mean": self.mean, "variance": self.variance}
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the normalised block; in training the running statistics move as in the serial run."""
-        self._start()
+        self.statistics()
         x, spec = inputs[0].wait(), self.placed.node.spec
         assert isinstance(spec, s.BatchNorm)
         if train:

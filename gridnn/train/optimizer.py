@@ -50,10 +50,11 @@ class Piece:
 
 def states(config: TrainSection) -> int:
     """Return how many arrays of state a parameter has; plain SGD keeps none."""
-    return len(_kinds(config))
+    return len(kinds(config))
 
 
-def _kinds(config: TrainSection) -> tuple[str, ...]:
+def kinds(config: TrainSection) -> tuple[str, ...]:
+    """Return the names of those arrays, as `Optimizer.state_arrays` has them."""
     plain = config.optimizer == "sgd" and config.momentum == 0.0
     return () if plain else _STATE[config.optimizer]
 
@@ -115,7 +116,9 @@ class Optimizer:
 
     def restore(self, arrays: Mapping[str, Mapping[str, Array]], updates: int) -> None:
         """Continue from the `state_arrays` (copied) and the number of updates of an earlier optimizer."""
-        self._state = {name: {kind: a.copy() for kind, a in kinds.items()} for name, kinds in arrays.items()}
+        self._state = {
+            name: {kind: a.copy() for kind, a in of_piece.items()} for name, of_piece in arrays.items()
+        }
         self.updates = updates
 
     def _update(
@@ -178,7 +181,7 @@ class Optimizer:
     def _of(self, piece: Piece) -> dict[str, Array]:
         """Return the state of a piece, zero on first use; plain SGD keeps none."""
         if piece.name not in self._state:
-            self._state[piece.name] = {kind: np.zeros_like(piece.value) for kind in _kinds(self._config)}
+            self._state[piece.name] = {kind: np.zeros_like(piece.value) for kind in kinds(self._config)}
         state = self._state[piece.name]
         assert all(a.shape == piece.value.shape for a in state.values()), (
             f"{piece.name}: state of another size"

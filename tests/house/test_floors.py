@@ -23,7 +23,8 @@ FLOORS = {
     "layers": {"geometry", "network", "compute", "comm"},
     "train": {"geometry", "network", "cost", "plan", "compute", "comm", "layers"},
     # The commands that think: no MPI, no kernels.  Those that run are the porch of train.
-    "commands": {"geometry", "network", "cost", "plan", "analysis"},
+    # Of checkpoints they read what needs neither, and of the guards of ranks what these say.
+    "commands": {"geometry", "network", "cost", "plan", "analysis", "train.checkpoint", "train.guard"},
     # Of runs it reads what they leave behind.
     "analysis": {"geometry", "network", "cost", "plan", "train.record", "train.spans"},
 }
@@ -32,7 +33,7 @@ OWNERS = {"mpi4py": "comm", "cupy": "compute", "numba": "compute"}
 PORCH = {"cli.py", "train/console.py"}
 # comm/agree.py has the last word of a rank, just before Abort.
 SPEAKS = {*PORCH, "comm/agree.py", "train/launch.py"}
-READS_ENVIRONMENT = {*PORCH, "train/launch.py", "comm/world.py"}
+READS_ENVIRONMENT = {*PORCH, "train/launch.py", "train/guard.py", "comm/world.py"}
 SPEAK_UP_LINES, SPLIT_LINES = 400, 600
 # Places that exist only where gridnn was written; in two parts, so that this file does not name them.
 PRIVATE = re.compile(r"\.\./" + r"shared\b|(?<![\w.])/" + r"work/|\." + r"library/")

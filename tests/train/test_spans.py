@@ -19,6 +19,7 @@ from gridnn.network import spec as s
 from gridnn.train.config import load_config
 from gridnn.train.console import Console
 from gridnn.train.record import read_traffic
+from gridnn.train.resume import Start
 from gridnn.train.run import Run, prepare, train
 from gridnn.train.spans import DIRECTIONS, SPANS, Place, Spans, read_spans, write_spans
 from gridnn.train.step import predicted_step
@@ -131,7 +132,7 @@ def look(world: World, folder: Path, plan: str, *settings: str) -> Run:
     """Train the digits for six steps of four an epoch, so that one evaluation is between those looked at."""
     base = ("model.options.width=4", "train.batch=944", "train.steps=6", "train.warmup_steps=0")
     ready = prepare(world, load_config(None, [*base, *settings], plan), Console(world.rank, io.StringIO()))
-    train(ready, folder if world.rank == 0 else None)
+    train(ready, Start(folder if world.rank == 0 else None))
     world.comm.Barrier()
     return ready
 

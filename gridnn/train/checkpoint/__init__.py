@@ -17,7 +17,9 @@
 | `read`     | a checkpoint opened, found damaged, boxes of its arrays; the newest that is whole | no   |
 | `whole`    | all of a checkpoint in one process: verified, exported                            | no   |
 | `onnx`     | the network with its weights as an ONNX file for inference                        | no   |
-| `live`     | arrays of a model and its optimizer, to be saved and restored                     | no   |
-| `write`    | `Writer`: a snapshot, a thread, and an agreement that no rank waits for           | uses |
+| `save`     | one rank's part written; a checkpoint made of all parts                           | no   |
+| `behind`   | a thread with a result, and words to tell others of it                            | no   |
+| `live`     | arrays of a model and its optimizer, to be saved and restored                     | uses |
+| `write`    | `Writer`: behind training, and an agreement that no rank waits for                | uses |
 | `find`     | the newest checkpoint, its checksums shared out over the ranks                    | uses |
 """

@@ -1,0 +1,99 @@
+"""The arrays of a model and its optimizer, as a checkpoint wants them and gets them back.
+
+| array                         | where it lives       | who writes it         | who reads it             |
+|-------------------------------|----------------------|-----------------------|--------------------------|
+| weights/fc1.weight            | buckets of the arena | a run of its bucket   | every rank with a block  |
+| optimizer/velocity/fc1.weight | optimizer, by piece  | the same run          | who updates that piece   |
+| statistics/bn1.mean           | the layer            | a run of its channels | every rank with channels |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gridnn.geometry.interval import Interval, volume
+from gridnn.layers.arena import Arena
+from gridnn.layers.base import Layer
+from gridnn.layers.norm import BatchNormalisation
+from gridnn.network.placed import PlacedNetwork
+from gridnn.train.checkpoint.contents import Contents
+from gridnn.train.checkpoint.read import Checkpoint
+from gridnn.train.optimizer import Optimizer, kinds
+from gridnn.train.sections import TrainSection
+
+Array = NDArray[Any]
+
+
+def contents_of(placed: PlacedNetwork, config: TrainSection) -> Contents:
+    """Return what a checkpoint of a run holds."""
+    return Contents(placed, config.dtype, kinds(config), config.bucket_bytes)
+
+
+def values_of(
+    contents: Contents, rank: int, arena: Arena, layers: Sequence[Layer], optimizer: Optimizer
+) -> list[Array | None]:
+    """Return the values of each of a rank's parts, flat views; None for zeros: a state not yet made."""
+    found: dict[str, Array] = {f"weights/{s.entry.name}": s.value for s in arena.counted_once()}
+    for name, of_piece in optimizer.state_arrays().items():
+        found.update({f"optimizer/{kind}/{name}": array for kind, array in of_piece.items()})
+    for layer in layers:
+        if isinstance(layer, BatchNormalisation) and rank in layer.scheme.ranks:
+            found.update(
+                {f"statistics/{layer.name}.{what}": array for what, array in layer.statistics().items()}
+            )
+    values: list[Array | None] = []
+    for part in contents.parts(rank):
+        array = found.get(part.name)
+        # What lies on a rank is its run already, or all of its block.
+        whole = array is not None and array.size != part.run.size
+        values.append(array[slice(*part.run)] if whole and array is not None else array)
+    return values
+
+
+def restore(
+    checkpoint: Checkpoint,
+    contents: Contents,
+    rank: int,
+    arena: Arena,
+    layers: Sequence[Layer],
+    optimizer: Optimizer,
+) -> None:
+    """Fill a model and its optimizer from a checkpoint of any plan; each rank reads what it has a place for.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint is of another network, optimizer or type.
+    """
+    checkpoint.expect(contents.arrays())
+    for of_layer in arena.parameters.values():
+        for parameter in of_layer.values():
+            box = parameter.spec.layout.box(rank)
+            checkpoint.fill(f"weights/{parameter.name}", box, parameter.value)
+    for layer in layers:
+        if isinstance(layer, BatchNormalisation) and rank in layer.scheme.ranks:
+            box = layer.placed.placement.parameters[0].layout.box(rank)
+            for what, array in layer.statistics().items():
+                checkpoint.fill(f"statistics/{layer.name}.{what}", box, array)
+    optimizer.restore(_state(checkpoint, contents, rank, arena), checkpoint.state.updates)
+
+
+def _state(
+    checkpoint: Checkpoint, contents: Contents, rank: int, arena: Arena
+) -> Mapping[str, Mapping[str, Array]]:
+    """Read the optimizer's state of the pieces that this rank updates: whole blocks, or its runs of them."""
+    runs = {part.name: part.run for part in contents.parts(rank)}
+    state: dict[str, dict[str, Array]] = {}
+    for share in arena.shares():
+        name, box = share.entry.name, share.entry.parameter.layout.box(rank)
+        whole = Interval(0, volume(box))
+        run = whole if share.value.size == whole.size else runs[f"weights/{name}"]
+        of_piece = {kind: np.empty(share.value.size, share.value.dtype) for kind in contents.kinds}
+        for kind, array in of_piece.items():
+            checkpoint.fill_run(f"optimizer/{kind}/{name}", box, run, array)
+        state[name] = of_piece
+    return state

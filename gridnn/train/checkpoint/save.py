@@ -1,0 +1,121 @@
+"""A checkpoint written without MPI: one rank's part of it, and what makes a checkpoint of all parts.
+
+Snapshot    the rank's runs in the order of its file, copied where training goes on meanwhile
+write_part  buffer -> shard -> disk; rank 0 adds the state
+commit_part every file is there -> index -> rename -> those it replaces are removed      (rank 0)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gridnn.train.checkpoint import folders
+from gridnn.train.checkpoint.contents import Contents
+from gridnn.train.checkpoint.index import STATE, Index, State, Stored, arrays_of, dump_index, dump_state
+from gridnn.train.checkpoint.shards import (
+    FileFacts,
+    header,
+    lay_out,
+    shard_name,
+    sync_folder,
+    write_durably,
+    wrong_with,
+)
+
+Array = NDArray[Any]
+
+
+class Snapshot:
+    """A rank's parts in the order of its shard.
+
+    Parameters
+    ----------
+    copies
+        Copy the values into one buffer, which every save uses again, so that they may change while they are written;
+        else they are written from where they live.
+
+    Attributes
+    ----------
+    head : bytes
+        What stands before the data in the file.
+    data : list of memoryview
+        The data of the last `take`.
+    nbytes : int
+        Of the buffer.
+    """
+
+    def __init__(self, contents: Contents, rank: int, copies: bool = True) -> None:
+        parts = contents.parts(rank)
+        slots = lay_out(parts)
+        self.head, self.data = header(slots), list[memoryview]()
+        self.nbytes = slots[-1].stop if copies and slots else 0
+        self._sizes = [(part.run.size, np.dtype(part.dtype)) for part in parts]
+        self._buffer: Array | None = None
+        if copies:
+            self._buffer = np.empty(self.nbytes, np.uint8)
+            self._buffer[...] = 0  # touched here, so that the first save does not wait for pages
+
+    def take(self, values: Sequence[Array | None]) -> None:
+        """Take the values of each part; None is zeros."""
+        buffer, at = self._buffer, 0
+        self.data = [] if buffer is None else [buffer.data]
+        for (size, dtype), value in zip(self._sizes, values, strict=True):
+            if buffer is None:
+                found = np.zeros(size, dtype) if value is None else np.ascontiguousarray(value)
+                assert (found.size, found.dtype) == (size, dtype), "a value of another part"
+                self.data.append(found.reshape(-1).view(np.uint8).data)
+            else:
+                buffer[at : at + size * dtype.itemsize].view(dtype)[...] = 0 if value is None else value
+                at += size * dtype.itemsize
+
+
+def write_part(
+    root: Path, step: int, word: str, rank: int, snapshot: Snapshot, state: State | None
+) -> dict[str, FileFacts]:
+    """Write what one rank has of a checkpoint; return when it is on the disk.  Rank 0 brings the `state`.
+
+    Raises
+    ------
+    OSError
+    """
+    part = root / folders.part_name(step, word)
+    part.mkdir(parents=True, exist_ok=True)
+    facts = {shard_name(rank): write_durably(part / shard_name(rank), snapshot.head, *snapshot.data)}
+    if state is not None:
+        facts[STATE] = write_durably(part / STATE, dump_state(state).encode())
+    sync_folder(part)
+    return facts
+
+
+def arrays_in(contents: Contents) -> dict[str, Stored]:
+    """Return the arrays of the index: the same for every checkpoint of a run."""
+    slots = {shard_name(rank): lay_out(contents.parts(rank)) for rank in range(contents.placed.procs)}
+    return arrays_of(contents.arrays(), slots)
+
+
+def commit_part(part: Path, index: Index, word: str, keep: int, best: bool) -> Path:
+    """Make a checkpoint of what all ranks have written, and remove those that it replaces.
+
+    Parameters
+    ----------
+    part
+        The folder that all have written into.
+    index
+        Whose files are what they said they wrote.
+
+    Raises
+    ------
+    OSError
+        Also where this process does not see the file of another.
+    """
+    for name, facts in index.files.items():
+        if wrong := wrong_with(part / name, facts, read_all=False):
+            raise OSError(0, f"{wrong}; all ranks must write into one shared folder", str(part))
+    folder = folders.commit(part, index.step, dump_index(index), word)
+    folders.prune(part.parent, index.step, keep, best, word)
+    return folder
