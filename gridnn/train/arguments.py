@@ -14,6 +14,7 @@ examples:
   mpiexec -n 4 python -m gridnn.train --plan "n2 k2"      one grid for every layer
   python -m gridnn.train job.toml --set train.batch=256 train.lr=0.1
   python -m gridnn.train --print-config > job.toml        a file to start from
+  mpiexec -n 2 python -m gridnn.train job.toml --run-dir runs/job --resume auto     go on where it ended
 """
 
 
@@ -31,7 +32,7 @@ def parse_arguments(argv: Sequence[str] | None = None, *, quiet: bool = False) -
     -------
     argparse.Namespace
         ``config`` (path or None), ``overrides`` (list of "a.b=v"), ``plan``, ``run_dir`` (text or None),
-        ``dry_run``, ``print_config`` (bool).
+        ``resume`` (text), ``dry_run``, ``print_config`` (bool).
 
     Raises
     ------
@@ -62,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--plan", metavar="PLAN", help='a plan file, "auto", or one grid for every layer such as "n2 k2"')
     add("--run-dir", metavar="DIR", help="folder of the record; left out, a new one under runs")
+    add(
+        "--resume", default="never", metavar="never|auto|PATH",
+        help="auto: go on from the newest whole checkpoint of --run-dir if there is one; PATH: from that run or "
+        "checkpoint; any plan and any number of processes will do; left out, never",
+    )  # fmt: skip
     add("--dry-run", action="store_true", help="show the plan and its predictions, train nothing")
     add("--write-plan", metavar="FILE", help="write the plan to a file, to be edited and given to --plan")
     add("--print-config", action="store_true", help="print the merged configuration as TOML and stop")

@@ -1,14 +1,16 @@
 """The porch of training: words in, exit code out, and no rank left waiting for another.
 
-| what happens                                   | what ends the run                                        |
-|------------------------------------------------|----------------------------------------------------------|
-| an error all ranks know of (`everywhere`)      | rank 0 says it, all leave with its code                  |
-| an error of some ranks, or a bug               | one of them says it, and aborts all                      |
-| a rank that is stuck or lost                   | the watchdog, or the launcher (mpiexec, srun -K)         |
+| what happens                                   | what ends the run                                         |
+|------------------------------------------------|-----------------------------------------------------------|
+| an error all ranks know of (`everywhere`)      | rank 0 says it, all leave with its code                   |
+| an error of some ranks, a full disk, or a bug  | one of them says it, and aborts all                       |
+| a rank that is stuck, stopped or cut off       | the watchdog of the lowest rank that is not               |
+| a rank that is killed                          | the launcher (mpiexec, srun -K); `gridnn launch` says who |
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -19,20 +21,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from gridnn.errors import GridnnError, InputError
+from gridnn.errors import GridnnError, InputError, RunError
+from gridnn.train.batch import Signals, read_allocation, time_left
+from gridnn.train.batch import words as allocation_words
 from gridnn.train.console import Console, shout
 
 if TYPE_CHECKING:
     from gridnn.comm.world import World
 
+# What a disk says that is full, or that fails.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a training job; returns the exit code (0, or `GridnnError.exit_code`)."""
-    return together(lambda world, console: _job(world, console, argv))
+    with Signals() as signals:  # from here on: what comes while MPI starts counts, too
+        code = together(lambda world, console: _job(world, console, argv, signals))
+        signals.ignore()
+    return code
 
 
-def together(job: Callable[[World, Console], None]) -> int:
-    """Run a job on all started ranks; returns the exit code (0, or `GridnnError.exit_code`)."""
+def together(job: Callable[[World, Console], int | None]) -> int:
+    """Run a job on all started ranks; returns the exit code (that of the job, or `GridnnError.exit_code`)."""
     yield_if_crowded()
     sleep_between_kernels()
     try:
@@ -49,8 +59,7 @@ def together(job: Callable[[World, Console], None]) -> int:
         return _say(f"error: {error}", error.exit_code) if first else error.exit_code
     try:
         with World(comm) as world:
-            job(world, Console(world.rank, sys.stdout, "OMPI_COMM_WORLD_SIZE" not in os.environ))
-        return 0
+            return job(world, Console(world.rank, sys.stdout, "OMPI_COMM_WORLD_SIZE" not in os.environ)) or 0
     except GridnnError as error:
         if error.everywhere or comm.size == 1:
             return _say(f"error: {error}", error.exit_code) if comm.rank == 0 else error.exit_code
@@ -59,16 +68,29 @@ def together(job: Callable[[World, Console], None]) -> int:
         return int(done.code or 0)
     except KeyboardInterrupt:
         words, code = f"rank {comm.rank}: interrupted", 130
-    except BaseException:
-        words = (
-            f"rank {comm.rank} failed; this is a bug of gridnn or its surroundings, all ranks are stopped\n"
-            + traceback.format_exc()
-        )
-        code = 1
+    except BaseException as error:
+        words, code = _unforeseen(comm.rank, error)
     if agree.speaks_for_all(comm):
         shout(words)
     agree.abort(code)
     return 1
+
+
+def _unforeseen(rank: int, error: BaseException) -> tuple[str, int]:
+    """Return what is said about an error that nobody turned into words, and the exit code; inside its handler."""
+    if isinstance(error, OSError) and error.errno in _DISK:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        what = error.filename or f"by {Path(at.filename).name}, line {at.lineno}"
+        return (
+            f"error on rank {rank}: a file cannot be written ({what}): {error.strerror}\nall ranks are stopped; make "
+            "room, and go on with --resume auto",
+            RunError.exit_code,
+        )
+    return (
+        f"rank {rank} failed; this is a bug of gridnn or its surroundings, all ranks are stopped\n"
+        + traceback.format_exc(),
+        1,
+    )
 
 
 def yield_if_crowded() -> None:
@@ -105,11 +127,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gridnn"
 
 
-def _job(world: World, console: Console, argv: Sequence[str] | None) -> None:
+def _job(world: World, console: Console, argv: Sequence[str] | None, signals: Signals) -> int:
     from gridnn.comm.agree import agreed
     from gridnn.train import run as job
     from gridnn.train.arguments import parse_arguments
     from gridnn.train.config import default_job, dump_toml, load_config
+    from gridnn.train.resume import open_start
     from gridnn.train.tables import show_plan
 
     arguments = parse_arguments(argv, quiet=world.rank > 0)
@@ -118,7 +141,11 @@ def _job(world: World, console: Console, argv: Sequence[str] | None) -> None:
         config = load_config(path, arguments.overrides, arguments.plan, arguments.run_dir)
     if arguments.print_config:
         console.say(dump_toml(config).rstrip())
-        return
+        return 0
+    allocation, left_s = read_allocation(os.environ), None
+    if allocation is not None and world.rank == 0:
+        left_s = time_left(allocation)
+        console.say(allocation_words(allocation, left_s))
     threads = config.compute.threads or threads_of(world)
     prepared = job.prepare(world, config, console, threads, cache_folder() / "choices.json")
     show_plan(world, prepared.job, config.train, console)
@@ -128,12 +155,25 @@ def _job(world: World, console: Console, argv: Sequence[str] | None) -> None:
                 _write(Path(arguments.write_plan), prepared.job.plan.dumps())
         console.say(f"plan written to {arguments.write_plan}")
     if arguments.dry_run:
-        return
-    folder = job.open_record(world, config, config.model.name)
+        return 0
+    start = open_start(world, config, arguments.resume, console)
+    prepared.signals, prepared.left_s = signals, left_s
+    if start.finished and start.checkpoint is not None and start.step >= job.steps_of(prepared):
+        console.say(f"the run in {start.folder} is finished: {start.step} steps; raise train.epochs to go on")
+        return 0
+    if start.checkpoint is not None:
+        console.say(f"resumed from {start.checkpoint.folder}: {start.step} steps are made")
     # A run that diverges ends with one message of its own (RunError), not with one of each rank and operation.
     with threadpool_limits(threads), np.errstate(all="ignore"):
-        summary = job.train(prepared, folder)
-    console.summary_table(summary, str(folder))
+        result = job.train(prepared, start)
+    if isinstance(result, job.Left):
+        again = (
+            "nothing was saved (checkpoint.keep = 0)" if result.saved is None else f"saved in {start.folder}"
+        )
+        console.say(f"left after step {result.step}: {result.reason.words}; {again}")
+        return result.reason.exit_code
+    console.summary_table(result, str(start.folder))
+    return 0
 
 
 def _write(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
     runs/digits-cnn-20250131-142233/
         config.toml     the merged configuration: the same run again
         plan.json       the scheme of every layer
+        checkpoints/    what to go on from (see checkpoint)
         steps.jsonl     one line a step, written as it happens
         spans.npz       where the time of some steps went on every rank (see spans)
         traffic.json    predicted and counted, by layer, direction, collective and axes
@@ -87,7 +88,10 @@ class TrafficRow(NamedTuple):
 
 
 class RunTraffic(NamedTuple):
-    """All that moved in a run, as it stands in ``traffic.json``: a row a key, of so many steps and evaluations."""
+    """All that moved in a run, as it stands in ``traffic.json``: a row a key, of so many steps and evaluations.
+
+    Of a run that was interrupted, the steps since it was last started.
+    """
 
     steps: int
     evaluations: int

@@ -3,6 +3,7 @@
     [model]  which network          [plan]  how it is cut over processes
     [data]   what it learns from    [run]   where the record goes, how often rank 0 speaks
     [train]  how it learns          [comm]  how the ranks talk
+    [checkpoint]  when it is saved  [compute]  what computes on a rank
 
 Types are strict (a whole number is no text, text is no number) and unknown keys are refused.  The docstring
 under a key is its description: error messages show it.
@@ -298,6 +299,23 @@ class RunSection(Section):
     """Steps of which every rank notes what it did when, for gridnn analyze; 0 notes none."""
 
 
+class CheckpointSection(Section):
+    """When a run is saved; it is at its end, and before it has to leave."""
+
+    every_steps: Whole = 0
+    """Steps between checkpoints; 0: none for this reason."""
+    every_s: NonNegative = 600.0
+    """Seconds between checkpoints; 0: none for this reason."""
+    keep: Whole = 3
+    """Newest checkpoints that stay; 0 writes none."""
+    best: bool = True
+    """Save after an evaluation better than all before, and keep that one too."""
+    behind: bool = True
+    """Write while training goes on: needs memory for one more copy of a rank's share."""
+    leave_s: NonNegative = 60.0
+    """Seconds before the time limit of a batch job at which the run saves and leaves."""
+
+
 class CommSection(Section):
     """How the ranks talk."""
 
@@ -343,6 +361,7 @@ class Config(Section):
     train: TrainSection = TrainSection()
     plan: PlanSection = PlanSection()
     run: RunSection = RunSection()
+    checkpoint: CheckpointSection = CheckpointSection()
     comm: CommSection = CommSection()
     compute: ComputeSection = ComputeSection()
 

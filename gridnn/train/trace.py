@@ -49,10 +49,12 @@ class Trace:
         Steps of the run.
     wanted : int
         Steps to look at; 0 looks at none, and then nothing is done.
+    start : int
+        Steps that were made before.
     """
 
-    def __init__(self, world: World, total: int, wanted: int) -> None:
-        self.world, self.steps = world, looked_at(total, wanted)
+    def __init__(self, world: World, total: int, wanted: int, start: int = 0) -> None:
+        self.world, self.steps = world, looked_at(total, wanted, start)
         self.ranks = spread(world.size, MOST_RANKS)
         self._looks = world.rank in self.ranks
         self._before: Reading | None = None
@@ -93,9 +95,9 @@ class Trace:
         return together([m for m in told if m is not None], every, self.world.size, tuple(self.steps))
 
 
-def looked_at(total: int, wanted: int) -> range:
-    """Return the steps looked at: from the third on if there are enough, else the last ones."""
-    first = max(0, min(COLD_STEPS, total - wanted))
+def looked_at(total: int, wanted: int, start: int = 0) -> range:
+    """Return the steps looked at: from the third of a start on if there are enough, else the last ones."""
+    first = max(start, min(start + COLD_STEPS, total - wanted))
     return range(first, min(first + wanted, total))
 
 

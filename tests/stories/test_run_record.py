@@ -26,7 +26,7 @@ assert not heavy, heavy
 def test_a_run_leaves_its_spans_and_its_traffic(tmp_path: Path) -> None:
     run = finish(4, tmp_path, "--set", *BRIEF, "train.steps=7", "--plan", "n2 k2")
     assert sorted(p.name for p in run.iterdir()) == [
-        "config.toml", "plan.json", "spans.npz", "steps.jsonl", "summary.json", "traffic.json",
+        "checkpoints", "config.toml", "plan.json", "spans.npz", "steps.jsonl", "summary.json", "traffic.json",
     ]  # fmt: skip
     summary, traffic, spans = read_summary(run), read_traffic(run), read_spans(run)
     assert read_config(run)["run"]["trace_steps"] == 4

@@ -23,6 +23,8 @@ from gridnn.network.graph import Builder, Network
 from gridnn.train.config import load_config
 from gridnn.train.console import Console
 from gridnn.train.data import EvaluationOrder, Loader
+from gridnn.train.record import Summary
+from gridnn.train.resume import Start
 from gridnn.train.run import prepare, train
 from gridnn.train.step import Evaluation, Trainer
 from tests.support.laws import random_schemes
@@ -71,7 +73,8 @@ def curve(world: World, folder: Path, plan: str, *settings: str) -> Any:
     config = load_config(None, [*BASE, *settings], plan)
     ready = prepare(world, config, Console(world.rank, io.StringIO()))
     folder.mkdir(exist_ok=True)
-    summary = train(ready, folder if world.rank == 0 else None)
+    summary = train(ready, Start(folder if world.rank == 0 else None))
+    assert isinstance(summary, Summary)
     assert summary.predicted_bytes == summary.counted_bytes
     assert (summary.counted_bytes > 0) == (world.size > 1)
     lines = (folder / "steps.jsonl").read_text().splitlines() if world.rank == 0 else []
