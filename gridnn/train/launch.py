@@ -22,9 +22,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from gridnn.errors import GridnnError, InputError, RunError
-from gridnn.train.batch import Signals, read_allocation, time_left
+from gridnn.train.batch import ranks_on_node, read_allocation, time_left
 from gridnn.train.batch import words as allocation_words
 from gridnn.train.console import Console, shout
+from gridnn.train.leave import Signals
 
 if TYPE_CHECKING:
     from gridnn.comm.world import World
@@ -97,10 +98,12 @@ def yield_if_crowded() -> None:
     """Before MPI starts: let waiting ranks sleep where there are more of them than cores.
 
     MPICH spins while it waits, and ranks without a core of their own then wait for each other's time slices;
-    its mpiexec tells the number of ranks on the host.  Open MPI yields by itself.
+    its mpiexec and Slurm tell the number of ranks on the host.  Open MPI yields by itself.
     """
-    ranks = int(os.environ.get("MPI_LOCALNRANKS") or 1)
-    if ranks > len(os.sched_getaffinity(0)):
+    ranks, cores = int(os.environ.get("MPI_LOCALNRANKS") or 1), len(os.sched_getaffinity(0))
+    if on_node := ranks_on_node(os.environ):  # a rank that srun has bound sees its own cores only
+        ranks, cores = on_node, os.cpu_count() or 1
+    if ranks > cores:
         os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
 
 
@@ -171,7 +174,7 @@ def _job(world: World, console: Console, argv: Sequence[str] | None, signals: Si
             "nothing was saved (checkpoint.keep = 0)" if result.saved is None else f"saved in {start.folder}"
         )
         console.say(f"left after step {result.step}: {result.reason.words}; {again}")
-        return result.reason.exit_code
+        return result.reason.exit_code if result.saved is not None else RunError.exit_code
     console.summary_table(result, str(start.folder))
     return 0
 

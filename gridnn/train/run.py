@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from gridnn.comm.agree import Watchdog, agreed
+from gridnn.comm.agree import agreed
+from gridnn.comm.watchdog import Watchdog
 from gridnn.comm.world import World
 from gridnn.compute.cpu.engine import Engine
 from gridnn.geometry.traffic import Traffic
 from gridnn.layers.model import Model
-from gridnn.train.batch import Reason, Signals
 from gridnn.train.choose import Job, choose
 from gridnn.train.config import dump_toml
 from gridnn.train.console import Console, shout
@@ -26,6 +26,7 @@ from gridnn.train.data import Dataset, EvaluationOrder, Loader, Order, open_data
 from gridnn.train.data.order import PassOrder
 from gridnn.train.engine import keep_choices, open_engine, words
 from gridnn.train.folder import Record
+from gridnn.train.leave import Reason, Signals
 from gridnn.train.picture import save_pictures
 from gridnn.train.record import Summary
 from gridnn.train.resume import Start

@@ -5,7 +5,7 @@
 | every `checkpoint.every_steps` steps      | the configuration says so                   |
 | `checkpoint.every_s` seconds after the last | the clock of rank 0 says so, a step before |
 | after an evaluation better than all before | `checkpoint.best`                          |
-| before the run leaves its job             | a signal, or the time limit (see batch)     |
+| before the run leaves its job             | a signal, or the time limit (see leave)     |
 | after the last step                       | the weights are what the run was for        |
 
 It is written behind the steps that follow.
@@ -21,13 +21,13 @@ from types import TracebackType
 
 from gridnn.comm.world import World
 from gridnn.layers.model import Model
-from gridnn.train.batch import Reason, Signals, Stopper
 from gridnn.train.checkpoint.folders import CHECKPOINTS
 from gridnn.train.checkpoint.index import State
 from gridnn.train.checkpoint.live import contents_of, restore, values_of
 from gridnn.train.checkpoint.read import Checkpoint
 from gridnn.train.checkpoint.write import Writer
 from gridnn.train.folder import versions
+from gridnn.train.leave import Reason, Signals, Stopper
 from gridnn.train.optimizer import Optimizer
 from gridnn.train.sections import Config
 

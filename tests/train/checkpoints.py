@@ -18,7 +18,7 @@ from gridnn.network.graph import Builder, Network
 from gridnn.network.placed import place_network
 from gridnn.plan.plan import Plan, parse_scheme
 from gridnn.train.checkpoint.contents import Contents, norms
-from gridnn.train.checkpoint.folders import part_name
+from gridnn.train.checkpoint.folders import part_name, steps_in
 from gridnn.train.checkpoint.index import Index, State
 from gridnn.train.checkpoint.live import restore, values_of
 from gridnn.train.checkpoint.read import Checkpoint
@@ -168,4 +168,32 @@ def pieces(arena: Arena, index: int = 0) -> list[Piece]:
     return [Piece(s.entry.name, s.value, s.grad, True, index) for s in arena.shares()]
 
 
-__all__ = ["PLANS", "Ranks", "Scheme", "advance", "pieces", "ranks_of", "small", "truth"]
+def two_steps(root: Path) -> Path:
+    """Write steps 10 and 20 of four ranks into a folder of checkpoints, and return it."""
+    ranks = ranks_of(small(), *PLANS[4])
+    for step in (10, 20):
+        advance(ranks, step)
+        ranks.write(root, step)
+    return root
+
+
+def write_one(root: Path, step: int, loss: float | None, keep: int, best: bool = True) -> list[int]:
+    """Write a checkpoint of one rank and return the steps that are there then, newest first."""
+    ranks_of(small(), 1, {"*": "1"}).write(root, step, loss=loss, keep=keep, best=best)
+    assert (root / "latest").read_text() == f"step-{step:08d}\n"
+    assert not list(root.glob("*.part"))
+    return [int(path.name[5:]) for path in steps_in(root)]
+
+
+__all__ = [
+    "PLANS",
+    "Ranks",
+    "Scheme",
+    "advance",
+    "pieces",
+    "ranks_of",
+    "small",
+    "truth",
+    "two_steps",
+    "write_one",
+]

@@ -11,28 +11,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gridnn.errors import InputError
-from gridnn.train.checkpoint import folders
-from gridnn.train.checkpoint.folders import prune, root_of, steps_in
+from gridnn.train.checkpoint.folders import root_of, steps_in
 from gridnn.train.checkpoint.index import dump_index, load_index
 from gridnn.train.checkpoint.read import damage, newest, open_checkpoint
-from tests.train.checkpoints import PLANS, advance, ranks_of, small
+from tests.train.checkpoints import two_steps, write_one
 
 FILES = ["index.json", "state.json", *(f"shard-{rank:05d}.safetensors" for rank in range(4))]
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("pristine")
-    ranks = ranks_of(small(), *PLANS[4])
-    for step in (10, 20):
-        advance(ranks, step)
-        ranks.write(root, step)
-    return root
+    return two_steps(tmp_path_factory.mktemp("pristine"))
 
 
 @pytest.fixture
@@ -174,7 +167,7 @@ def test_latest_is_for_people(root: Path, harm: Callable[[Path], None]) -> None:
     """Whatever became of it, the newest is found, and the next save writes it anew."""
     harm(root / "latest")
     assert newest(steps_in(root)) == (root / "step-00000020", []) and root_of(root)[1][0].name[-2:] == "20"
-    assert write(root, 30, None, keep=3) == [30, 20, 10]
+    assert write_one(root, 30, None, keep=3) == [30, 20, 10]
 
 
 @pytest.mark.parametrize("harm", [truncate, folder_of_the_name])
@@ -187,9 +180,9 @@ def test_a_step_that_is_no_folder(root: Path, harm: Callable[[Path], None]) -> N
     assert found == root / "step-00000010" and "index.json" in warnings[0]
     with pytest.raises(InputError, match=r"step-00000020 cannot be used: index\.json"):
         open_checkpoint(root_of(root)[1][0])
-    assert write(root, 20, None, keep=3) == [20, 10]
+    assert write_one(root, 20, None, keep=3) == [20, 10]
     (root / "step-00000030").write_text("of a course that was given up")
-    assert write(root, 25, None, keep=3) == [25, 20, 10]
+    assert write_one(root, 25, None, keep=3) == [25, 20, 10]
 
 
 def test_a_file_in_place_of_the_checkpoints_is_refused(tmp_path: Path) -> None:
@@ -208,59 +201,6 @@ def test_nothing_whole_names_each(root: Path) -> None:
         InputError, match=r"(?s)step-00000020 is not whole: index.json is missing.*10 .* state.json has"
     ):
         newest(steps_in(root))
-
-
-def test_nothing_there_is_no_error(tmp_path: Path) -> None:
-    assert newest(steps_in(tmp_path)) == (None, [])
-    assert steps_in(tmp_path / "no such folder") == []
-
-
-class Died(BaseException):
-    """The process is killed here."""
-
-
-def test_a_run_may_die_at_any_moment_of_a_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before each sync, rename and removal: what is found is whole, and it is the old one or the new one."""
-    ranks = ranks_of(small(), 2, {"*": "n2"})
-    real = {
-        (os, name): getattr(os, name) for name in ("fsync", "rename", "replace", "rmdir", "unlink", "open")
-    }
-    moments, steps = 0, list[int]()
-    for moment in range(1, 1000):
-        root = tmp_path / str(moment)
-        for step in (1, 2):
-            ranks.write(root, step, keep=2, word="first")
-        left = moment
-
-        def die_in_time(call: Any) -> Any:
-            def wrapped(*words: Any, **more: Any) -> Any:
-                nonlocal left
-                left -= 1
-                if left == 0:
-                    raise Died
-                return call(*words, **more)
-
-            return wrapped
-
-        with monkeypatch.context() as patch:
-            for (owner, name), call in real.items():
-                patch.setattr(owner, name, die_in_time(call))
-            try:
-                ranks.write(root, 3, keep=2, word="second")
-                died = False
-            except Died:
-                died = True
-        found, warnings = newest(steps_in(root))
-        assert found is not None and not warnings and found.name in ("step-00000002", "step-00000003")
-        assert (root / (root / "latest").read_text().strip()).is_dir()
-        steps.append(int(found.name[5:]))
-        folders.clean(root, "")
-        ranks.write(root, 4, keep=2, word="third")
-        assert not list(root.glob("step-*.part"))
-        moments += died
-        if not died:
-            break
-    assert moments > 15 and set(steps) == {2, 3} and steps == sorted(steps)
 
 
 def test_another_version_is_told(root: Path) -> None:
@@ -296,61 +236,3 @@ def test_the_index_survives_its_text(root: Path) -> None:
     assert dump_index(load_index(text)) == text
     assert json.loads(text)["index"]["step"] == 20  # any reader of JSON can read it
     assert sorted(load_index(text).files) == sorted(FILES[1:])
-
-
-def test_parts_are_no_checkpoints_and_are_removed_by_the_next_run(root: Path) -> None:
-    left = root / "step-00000030.dead.part"
-    shutil.copytree(root / "step-00000020", left)
-    mine = root / "step-00000030.mine.part"
-    mine.mkdir()
-    assert newest(steps_in(root))[0] == root / "step-00000020"
-    folders.clean(root, mine.name)
-    assert not left.exists() and mine.exists()
-
-
-def write(root: Path, step: int, loss: float | None, keep: int, best: bool = True) -> list[int]:
-    """Write a checkpoint of one rank and return the steps that are there then, newest first."""
-    ranks_of(small(), 1, {"*": "1"}).write(root, step, loss=loss, keep=keep, best=best)
-    assert (root / "latest").read_text() == f"step-{step:08d}\n"
-    assert not list(root.glob("*.part"))
-    return [int(path.name[5:]) for path in steps_in(root)]
-
-
-def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
-    found = [
-        write(tmp_path, step, loss, keep=2)
-        for step, loss in [(1, None), (2, 0.5), (3, 0.7), (4, float("nan")), (5, 0.5), (6, 0.9), (7, 0.8)]
-    ]
-    #                 2 is best                         5 is as good, and newer
-    assert found == [[1], [2, 1], [3, 2], [4, 3, 2], [5, 4], [6, 5], [7, 6, 5]]
-    assert write(tmp_path, 8, 1.0, keep=1, best=False) == [8]
-
-
-def test_a_course_that_was_given_up_is_removed(tmp_path: Path) -> None:
-    for step in (10, 20, 30):
-        write(tmp_path, step, None, keep=9)
-    # Resumed from 10: 15 is the newest of the course, and 20 must not be found in its place.
-    assert write(tmp_path, 15, None, keep=9) == [15, 10]
-    # A step that is there already is replaced.
-    before = (tmp_path / "step-00000015" / "state.json").stat().st_ino
-    assert write(tmp_path, 15, None, keep=9) == [15, 10]
-    assert (tmp_path / "step-00000015" / "state.json").stat().st_ino != before
-
-
-def test_prune_never_removes_the_last(tmp_path: Path) -> None:
-    write(tmp_path, 1, None, keep=3)
-    assert prune(tmp_path, 1, keep=0, best=False, word="w") == []
-
-
-def test_what_a_path_means(root: Path) -> None:
-    step = root / "step-00000010"
-    both = [root / "step-00000020", step]
-    assert (
-        root_of(root.parent) == (root, both)
-        and root_of(root) == (root, both)
-        and root_of(step) == (root, [step])
-    )
-    with pytest.raises(InputError, match="no checkpoint in"):
-        root_of(root.parent.parent)
-    with pytest.raises(InputError, match="no checkpoint"):
-        root_of(root / "step-00000099")

@@ -35,7 +35,8 @@ def outputs(network: Network, comm: Any, dtype: str) -> tuple[Any, Any]:
         weights: dict[str, Any] = {}
         for of_layer in model.arena.parameters.values():
             for p in of_layer.values():
-                p.value[...] += 0.1 * rng.standard_normal(p.value.shape)
+                if p.value.ndim == 1:  # those that start at 0 or 1
+                    p.value[...] += 0.1 * rng.standard_normal(p.value.shape)
                 weights[p.name] = np.ascontiguousarray(p.value)
         for layer in model.layers:
             if isinstance(layer, BatchNormalisation):
@@ -69,8 +70,7 @@ def test_every_layer_kind(comm: Any, name: str) -> None:
         ("mlp", (1, 6, 5)),
         ("resnet20", (3, 16, 16)),
         ("alexnet", (3, 67, 67)),
-        ("inception_v3", (3, 75, 75)),
-        ("unet", (1, 32, 32)),
+        ("unet", (1, 16, 16)),
     ],
 )
 def test_networks_of_the_zoo(comm: Any, name: str, shape: tuple[int, ...]) -> None:
