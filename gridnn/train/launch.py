@@ -74,7 +74,6 @@ def together(job: Callable[[World, Console], int | None]) -> int:
     if agree.speaks_for_all(comm):
         shout(words)
     agree.abort(code)
-    return 1
 
 
 def _unforeseen(rank: int, error: BaseException) -> tuple[str, int]:
