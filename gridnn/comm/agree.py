@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import faulthandler
+import os
+import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from mpi4py import MPI
 
@@ -16,6 +17,8 @@ from gridnn.errors import GridnnError
 
 # Tag of "I fail", and how long ranks that fail for one reason may be apart.
 _FAILED, _MOMENT_S = 7, 0.3
+# How long the MPI library may take to end the run before a rank ends itself.
+_ABORT_S = 5.0
 
 
 @contextmanager
@@ -44,41 +47,6 @@ def agreed(world: World) -> Iterator[None]:
         raise shared
 
 
-class Watchdog:
-    """Ends the run when nothing was heard of the main thread for `limit_s` seconds.
-
-    A rank stuck in a collective cannot raise, so a thread prints every stack of this rank and aborts all.
-    """
-
-    def __init__(self, world: World, limit_s: float, say: Callable[[str], None]) -> None:
-        self._world, self._limit_s, self._say = world, limit_s, say
-        self._heard = time.monotonic()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-
-    def __enter__(self) -> Watchdog:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def heard(self) -> None:
-        """Tell the watchdog that the run goes on."""
-        self._heard = time.monotonic()
-
-    def _watch(self) -> None:
-        while not self._done.wait(min(1.0, self._limit_s / 4)):
-            if time.monotonic() - self._heard > self._limit_s:
-                self._say(
-                    f"rank {self._world.rank}: no step ended for {self._limit_s:g} s; some rank is stuck or lost.  "
-                    "All ranks are stopped; raise comm.timeout_s if steps may take longer.  Stacks of this rank follow."
-                )
-                faulthandler.dump_traceback(sys.stderr, all_threads=True)
-                abort(3)
-
-
 def speaks_for_all(comm: MPI.Intracomm) -> bool:
     """Return whether this rank, which fails on its own, should say why: of ranks that fail together, one does.
 
@@ -103,10 +71,14 @@ def speaks_for_all(comm: MPI.Intracomm) -> bool:
     return True
 
 
-def abort(code: int) -> None:
+def abort(code: int) -> NoReturn:
     """End all processes of the run, and wait before that until what they wrote has left."""
     sys.stdout.flush()
     sys.stderr.flush()
     # A launcher drops the output it has not yet forwarded when the job is aborted: the error would be lost.
     time.sleep(2 * _MOMENT_S)
+    # An MPI that cannot reach its launcher, or whose lock is held by a stuck call, may not come back: then SIGALRM ends
+    # this process, whatever its threads are doing.
+    signal.setitimer(signal.ITIMER_REAL, _ABORT_S)
     MPI.COMM_WORLD.Abort(code)
+    os._exit(code)  # MPICH's comes back where it cannot tell its launcher: on the far side of a cut network

@@ -85,6 +85,11 @@ class Clock:
             self._charge()
             self._where[-1] = where
 
+    def now_in(self) -> tuple[str, Where] | None:
+        """Return the innermost phase and what it works for; another thread may ask, while this one is stuck."""
+        names, wheres = tuple(self._open), tuple(self._where)
+        return (names[-1], wheres[-1]) if names and wheres else None
+
     def take(self) -> dict[str, float]:
         """The seconds by phase since the last take, in order of first use; starts again at zero."""
         self._charge()

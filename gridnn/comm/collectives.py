@@ -11,6 +11,7 @@ import numpy as np
 from mpi4py import MPI
 
 from gridnn.comm.clock import NOWHERE, Where
+from gridnn.comm.trail import where_is
 from gridnn.comm.world import Array, World
 from gridnn.geometry.interval import Interval
 from gridnn.geometry.traffic import Key, owned
@@ -24,6 +25,7 @@ def all_reduce(world: World, ranks: tuple[int, ...], array: Array, key: Key, how
     if len(ranks) < 2 or array.size == 0:
         return array
     out = np.empty_like(array)
+    world.trail.enter("allreduce", ranks, key)
     with world.clock.phase("allreduce", ((key.layer,), key.direction)):
         world.group(ranks).Allreduce(np.ascontiguousarray(array), out, OPERATIONS[how])
     _count_allreduce(world, ranks, array, [(key, array.size)])
@@ -36,6 +38,7 @@ def start_sum(
     """Start to sum a contiguous 1-D array in place over `ranks`; `parts` are the keys and sizes of its segments."""
     if len(ranks) < 2 or array.size == 0:
         return None
+    world.trail.enter("allreduce", ranks, parts)
     with world.clock.phase("allreduce", where_of(parts)):
         request = world.group(ranks).Iallreduce(MPI.IN_PLACE, array)
     _count_allreduce(world, ranks, array, parts)
@@ -50,6 +53,7 @@ def start_reduce_scatter(
         return None, array
     blocks = [Interval(0, array.size).block(len(ranks), i) for i in range(len(ranks))]
     share = np.empty(blocks[ranks.index(world.rank)].size, array.dtype)
+    world.trail.enter("reduce_scatter", ranks, parts)
     with world.clock.phase("reduce_scatter", where_of(parts)):
         request = world.group(ranks).Ireduce_scatter(array, share, [b.size for b in blocks])
     for at, ((key, _), mine) in enumerate(zip(parts, _owned(world, ranks, array, parts), strict=True)):
@@ -64,6 +68,7 @@ def all_gather_shares(
     if len(ranks) < 2 or array.size == 0:
         return
     blocks = [Interval(0, array.size).block(len(ranks), i) for i in range(len(ranks))]
+    world.trail.enter("allgather", ranks, parts)
     with world.clock.phase("allgather", where_of(parts)):
         world.group(ranks).Allgatherv(MPI.IN_PLACE, [array, [b.size for b in blocks]])
     for at, ((key, size), mine) in enumerate(zip(parts, _owned(world, ranks, array, parts), strict=True)):
@@ -79,7 +84,7 @@ def finish(world: World, request: Request | None, kind: str, where: Where = NOWH
 
 def where_of(parts: Sequence[tuple[Key, int]]) -> Where:
     """Return whose segments these are, for the clock."""
-    return tuple(dict.fromkeys(key.layer for key, _ in parts)), parts[0][0].direction
+    return where_is(parts)
 
 
 def poll(requests: Sequence[Request | None]) -> None:

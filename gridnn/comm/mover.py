@@ -146,6 +146,7 @@ def start(
         return Pending.arrived_already(world, array)
     pending = Pending(world, path, array, dtype, margin, ((key.layer,), key.direction))
     if path.group:
+        world.trail.enter(path.kind, path.group, key)
         with world.clock.phase(path.kind, pending.where):
             {"allgather": _gather, "reduce_scatter": _scatter}.get(path.kind, _point_to_point)(
                 world, pending, key

@@ -1,4 +1,4 @@
-"""The world: all processes of a run, their communicators, what they sent and how long it took."""
+"""The world: all processes of a run, their communicators, what they sent, how long it took, where they are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gridnn.comm.clock import Clock
+from gridnn.comm.trail import Trail
 from gridnn.compute.cpu.memory import Memory
 from gridnn.errors import InputError
 from gridnn.geometry.traffic import Traffic
@@ -38,6 +39,7 @@ class World:
         self.rank, self.size = self.comm.rank, self.comm.size
         self.ledger = Traffic()
         self.clock = Clock()
+        self.trail = Trail()
         self.memory = Memory()
         self._groups: dict[tuple[int, ...], MPI.Intracomm] = {tuple(range(self.size)): self.comm}
 

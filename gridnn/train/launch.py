@@ -131,6 +131,7 @@ def cache_folder() -> Path:
 
 def _job(world: World, console: Console, argv: Sequence[str] | None, signals: Signals) -> int:
     from gridnn.comm.agree import agreed
+    from gridnn.comm.watchdog import Watchdog
     from gridnn.train import run as job
     from gridnn.train.arguments import parse_arguments
     from gridnn.train.config import default_job, dump_toml, load_config
@@ -149,33 +150,35 @@ def _job(world: World, console: Console, argv: Sequence[str] | None, signals: Si
         left_s = time_left(allocation)
         console.say(allocation_words(allocation, left_s))
     threads = config.compute.threads or threads_of(world)
-    prepared = job.prepare(world, config, console, threads, cache_folder() / "choices.json")
-    show_plan(world, prepared.job, config.train, console)
-    if arguments.write_plan:
-        with agreed(world):
-            if world.rank == 0:
-                _write(Path(arguments.write_plan), prepared.job.plan.dumps())
-        console.say(f"plan written to {arguments.write_plan}")
-    if arguments.dry_run:
-        return 0
-    start = open_start(world, config, arguments.resume, console)
-    prepared.signals, prepared.left_s = signals, left_s
+    with Watchdog(world, config.comm.timeout_s, shout) as watchdog:
+        prepared = job.prepare(world, config, console, threads, cache_folder() / "choices.json")
+        watchdog.heard()
+        show_plan(world, prepared.job, config.train, console)
+        if arguments.write_plan:
+            with agreed(world):
+                if world.rank == 0:
+                    _write(Path(arguments.write_plan), prepared.job.plan.dumps())
+            console.say(f"plan written to {arguments.write_plan}")
+        if arguments.dry_run:
+            return 0
+        start = open_start(world, config, arguments.resume, console)
     if start.finished and start.checkpoint is not None and start.step >= job.steps_of(prepared):
         console.say(f"the run in {start.folder} is finished: {start.step} steps; raise train.epochs to go on")
         return 0
     if start.checkpoint is not None:
         console.say(f"resumed from {start.checkpoint.folder}: {start.step} steps are made")
+    prepared.signals, prepared.left_s = signals, left_s
     # A run that diverges ends with one message of its own (RunError), not with one of each rank and operation.
     with threadpool_limits(threads), np.errstate(all="ignore"):
         result = job.train(prepared, start)
-    if isinstance(result, job.Left):
-        again = (
-            "nothing was saved (checkpoint.keep = 0)" if result.saved is None else f"saved in {start.folder}"
-        )
-        console.say(f"left after step {result.step}: {result.reason.words}; {again}")
-        return result.reason.exit_code if result.saved is not None else RunError.exit_code
-    console.summary_table(result, str(start.folder))
-    return 0
+    if not isinstance(result, job.Left):
+        console.summary_table(result, str(start.folder))
+        return 0
+    saved, code = f"saved in {start.folder}", result.reason.exit_code
+    if result.saved is None:  # to come back would be to start anew
+        saved, code = "nothing was saved (checkpoint.keep = 0)", RunError.exit_code
+    console.say(f"left after step {result.step}: {result.reason.words}; {saved}")
+    return code
 
 
 def _write(path: Path, text: str) -> None:

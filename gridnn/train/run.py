@@ -109,6 +109,11 @@ def train(run: Run, start: Start) -> Summary | Left:
     TrafficError
         If counted bytes differ from predicted ones on any rank.
     """
+    with Watchdog(run.world, run.config.comm.timeout_s, shout) as watchdog:
+        return _train(run, start, watchdog)
+
+
+def _train(run: Run, start: Start, watchdog: Watchdog) -> Summary | Left:
     world, config = run.world, run.config
     t, passes = config.train, run.job.passes
     order, total = Order(run.train.count, t.batch, t.seed), steps_of(run)
@@ -136,7 +141,6 @@ def train(run: Run, start: Start) -> Summary | Left:
         record or nullcontext(),
         Loader(run.train, PassOrder(order, passes), *boxes, t.dtype, augment, t.seed) as loader,
         Loader(run.test, judged, *boxes, t.dtype, augment.without_chance(), t.seed) as test_loader,
-        Watchdog(world, config.comm.timeout_s, shout) as watchdog,
         saving,
         run.console.progress(total, config.run.log_every_s) as progress,
     ):
@@ -162,14 +166,16 @@ def train(run: Run, start: Start) -> Summary | Left:
             done, loss, evaluation = done + 1, result.loss, None
             progress.update(step=done, epoch=epoch + 1, loss=loss, lr=result.lr, samples=t.batch)
             if t.eval and _time_to_judge(done, total, order.steps_per_epoch, t.eval_every_epochs):
-                evaluation = _judge(trainer, test_loader, judged.steps, tally, evaluation_traffic)
-                watchdog.heard()
+                evaluation = trainer.evaluate(test_loader, judged.steps, watchdog.heard)
+                tally.judged(evaluation_traffic)
                 progress.pause()
                 _say_evaluation(run.console, done, evaluation)
             reason = saving.after_step(done, loss, None if evaluation is None else evaluation.loss)
+            watchdog.heard()
             tally.spent(world.clock.take())  # or the next step would seem to have spent it
         if done == start.step and t.eval:  # it had ended between its last step and its summary
-            evaluation = _judge(trainer, test_loader, judged.steps, tally, evaluation_traffic)
+            evaluation = trainer.evaluate(test_loader, judged.steps, watchdog.heard)
+            tally.judged(evaluation_traffic)
         if done == total and config.run.pictures:
             save_pictures(model, test_loader, run.test, start.folder, config.run.pictures)
         saved = saving.finish()
@@ -191,12 +197,6 @@ def train(run: Run, start: Start) -> Summary | Left:
             record.finish(summary)  # last: it says that all is there
     tally.check_traffic(world)
     return summary
-
-
-def _judge(trainer: Trainer, loader: Loader, steps: int, tally: Tally, predicted: Traffic) -> Evaluation:
-    tally.evaluations += 1
-    tally.predicted.merge(predicted)
-    return trainer.evaluate(loader, steps)
 
 
 def _time_to_judge(done: int, total: int, steps_per_epoch: int, every: int) -> bool:

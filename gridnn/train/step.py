@@ -7,6 +7,7 @@ begin - (forward - backward) x passes - sums awaited - norms - clip - update - s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,8 +130,8 @@ class Trainer:
             squares[self._index[share.entry.name]] += [v @ v for v in both]
         return all_reduce(self.world, self._everyone, squares, Key("optimizer", "update", "allreduce", "all"))
 
-    def evaluate(self, loader: Loader, steps: int) -> Evaluation:
-        """Judge every sample of a data set once.
+    def evaluate(self, loader: Loader, steps: int, heard: Callable[[], None] = lambda: None) -> Evaluation:
+        """Judge every sample of a data set once; `heard` is called after every batch.
 
         Raises
         ------
@@ -149,6 +150,7 @@ class Trainer:
                 judged + verdict.judged,
             )
             count += batch.valid
+            heard()
         key = Key("loss", "evaluation", "allreduce", "all")
         loss, correct, judged = all_reduce(self.world, self._everyone, np.array([loss, correct, judged]), key)
         if not math.isfinite(loss):  # the last update may be the one that diverged

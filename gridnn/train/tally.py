@@ -43,6 +43,11 @@ class Tally:
         for name, value in phases_s.items():
             self.phases[name] = self.phases.get(name, 0.0) + value
 
+    def judged(self, predicted: Traffic) -> None:
+        """Add an evaluation, and what it should have moved."""
+        self.evaluations += 1
+        self.predicted.merge(predicted)
+
     def check_traffic(self, world: World) -> None:
         """Hold the run to law 4: what was counted is what was predicted, on every rank and under every key.
 
