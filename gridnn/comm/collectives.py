@@ -41,6 +41,7 @@ def start_sum(
     world.trail.enter("allreduce", ranks, parts)
     with world.clock.phase("allreduce", where_of(parts)):
         request = world.group(ranks).Iallreduce(MPI.IN_PLACE, array)
+    world.progress.begin()
     _count_allreduce(world, ranks, array, parts)
     return request
 
@@ -56,6 +57,7 @@ def start_reduce_scatter(
     world.trail.enter("reduce_scatter", ranks, parts)
     with world.clock.phase("reduce_scatter", where_of(parts)):
         request = world.group(ranks).Ireduce_scatter(array, share, [b.size for b in blocks])
+    world.progress.begin()
     for at, ((key, _), mine) in enumerate(zip(parts, _owned(world, ranks, array, parts), strict=True)):
         world.ledger.add(key, at == 0, (len(ranks) - 1) * mine * share.itemsize)
     return request, share

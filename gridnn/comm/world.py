@@ -16,6 +16,8 @@ from gridnn.geometry.traffic import Traffic
 
 try:
     from mpi4py import MPI
+
+    from gridnn.comm.progress import Progress
 except ImportError as missing:  # no mpi4py, or no MPI library behind it
     raise InputError(
         f'gridnn needs mpi4py and an MPI to run ({missing}); install both with: pip install "gridnn[mpi]", '
@@ -41,6 +43,7 @@ class World:
         self.clock = Clock()
         self.trail = Trail()
         self.memory = Memory()
+        self.progress = Progress(self.comm)
         self._groups: dict[tuple[int, ...], MPI.Intracomm] = {tuple(range(self.size)): self.comm}
 
     def __enter__(self) -> World:
@@ -49,11 +52,13 @@ class World:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.progress.stop()
         if kind is None:  # after an error others may not follow: freeing could wait for ever
             self.close()
 
     def close(self) -> None:
         """Free the communicators.  Collective."""
+        self.progress.close()
         for comm in self._groups.values():
             comm.Free()
         self._groups.clear()

@@ -59,9 +59,10 @@ class Arena:
     """Parameters of one rank."""
 
     def __init__(
-        self, world: World, placed: PlacedNetwork, dtype: DTypeLike, bucket_bytes: int, cut_optimizer: bool
-    ) -> None:
-        self.world, self.cut = world, cut_optimizer
+        self, world: World, placed: PlacedNetwork, dtype: DTypeLike, bucket_bytes: int, cut_optimizer: bool,
+        overlap: bool = True,
+    ) -> None:  # fmt: skip
+        self.world, self.cut, self.overlap = world, cut_optimizer, overlap
         dtype = np.dtype(dtype)
         self.parameters: dict[str, dict[str, Parameter]] = {layer.node.name: {} for layer in placed.layers}
         self._live: list[_Live] = []
@@ -122,7 +123,7 @@ class Arena:
         """Start the sums of the buckets that only waited for `layer`; move those on their way."""
         for live in self._of.get(layer, ()):
             live.waiting -= 1
-            if live.waiting == 0 and live.plan.owed:
+            if live.waiting == 0 and live.plan.owed and self.overlap:
                 self._start(live)
         if self._started:
             poll(self._started)
@@ -138,7 +139,10 @@ class Arena:
 
     def await_sums(self) -> None:
         """Wait until every gradient is whole (or this rank's share of it)."""
+        self.world.progress.rest()
         for live in self._live:
+            if live.plan.owed and not self.overlap:
+                self._start(live)
             if live.request is not None:
                 finish(self.world, live.request, live.kind, where_of(live.parts))
                 live.request = None

@@ -85,7 +85,9 @@ class Convolution(Weighted):
             held = pending.path.source
             interior = self._interior(held)
             if volume(interior):
+                self.world.progress.begin()
                 self._on(pending.own, held, interior, y)
+                self.world.progress.rest()
                 todo = [strip for strip in strips(self.raw, interior) if volume(strip)]
         self._x = pending.wait()
         for box in todo:

@@ -63,7 +63,8 @@ class Model:
     Parameters
     ----------
     overlap
-        Compute the interior of convolutions while their halo is on its way.
+        Compute while messages are on their way: the interior of convolutions beside their halo, backward beside the
+        sums of gradients.
     engine
         What computes; by default the best of this machine.
     """
@@ -75,7 +76,7 @@ class Model:
         check_runs(placed.network)
         self.world, self.placed, self.dtype = world, placed, np.dtype(dtype)
         self.engine = engine or Engine.detect(world.memory)
-        self.arena = Arena(world, placed, dtype, bucket_bytes, cut_optimizer)
+        self.arena = Arena(world, placed, dtype, bucket_bytes, cut_optimizer, overlap)
         self.layers = [
             make_layer(world, p, dtype, self.arena.parameters[p.node.name], self.engine)
             for p in placed.layers

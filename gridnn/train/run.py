@@ -120,6 +120,7 @@ def _train(run: Run, start: Start, watchdog: Watchdog) -> Summary | Left:
     model = Model(
         world, run.job.placed, t.dtype, t.bucket_bytes, t.cut_optimizer, config.comm.overlap, run.engine
     )
+    world.progress.on = config.comm.overlap
     model.arena.initialise(t.seed)
     trainer = Trainer(world, model, run.job, t, order.steps_per_epoch, total)
     judged = EvaluationOrder(run.test.count, t.batch // passes)

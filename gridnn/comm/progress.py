@@ -1,0 +1,75 @@
+"""Progress: messages move while a rank computes.
+
+MPI libraries move non-blocking data inside calls only, and a rank that computes makes none:
+
+    polls between layers   compute |=== conv3 ===|=== conv2 ======|= conv1 =| wait |----------|
+                           wire           ....    .               .         ................
+    a thread that calls    compute |=== conv3 ===|=== conv2 ======|= conv1 =| wait |--|
+                           wire           ....... ............... ......... ...
+
+Any call will do: the thread tests a message that never comes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+from mpi4py import MPI
+
+EVERY_S = 1e-3
+"""Seconds between two calls: the buffers of a socket hold more than comes in a millisecond."""
+
+
+class Progress:
+    """A thread that calls MPI now and then between `begin`, where arithmetic hides a movement, and `rest`.
+
+    It does nothing on one rank, where MPI lets one thread call only, or where it was not switched on (`on`).
+
+    Parameters
+    ----------
+    comm
+        Duplicated.  Collective.
+    """
+
+    def __init__(self, comm: MPI.Intracomm) -> None:
+        self.on = False
+        self._can = comm.size > 1 and MPI.Query_thread() == MPI.THREAD_MULTIPLE
+        self._comm = comm.Dup() if self._can else MPI.COMM_NULL
+        self._busy, self._leave = threading.Event(), False
+        self._never = self._comm.Irecv(np.zeros(1), self._comm.rank) if self._can else MPI.REQUEST_NULL
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Something is on its way, and the rank will compute."""
+        if self.on and self._can and not self._busy.is_set():
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+                self._thread.start()
+            self._busy.set()
+
+    def rest(self) -> None:
+        """Nothing is on its way that computation could hide."""
+        self._busy.clear()
+
+    def stop(self) -> None:
+        """End the thread; from then on `begin` does nothing.  Talks to nobody."""
+        if self._can:
+            self._can, self._leave = False, True
+            self._busy.set()
+            if self._thread is not None:
+                self._thread.join()
+            self._never.Cancel()
+            self._never.Wait()
+
+    def close(self) -> None:
+        """Stop, and free the communicator.  Collective."""
+        self.stop()
+        if self._comm != MPI.COMM_NULL:
+            self._comm.Free()
+
+    def _run(self) -> None:
+        while self._busy.wait() and not self._leave:
+            self._never.Test()
+            time.sleep(EVERY_S)
