@@ -1,0 +1,93 @@
+"""How much of a movement a run hides behind its arithmetic, from the spans of two runs of one plan.
+
+    comm.overlap = false    compute |=====|          |====|          wait 10:  what it takes when nothing hides it
+    comm.overlap = true     compute |=====|====|     |                wait  4:  visible, so 6 of 10 are hidden
+
+A rank that waits for one that came late waits in both runs.  `could` bounds what can be hidden: the arithmetic that
+there is beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gridnn.train.spans import Spans
+
+
+@dataclass(frozen=True)
+class Visible:
+    """Seconds of a step, means over ranks, medians over steps.
+
+    Attributes
+    ----------
+    sums_s, halos_s
+        Posting, awaiting and unpacking the sums of gradients, and halos.
+    backward_s, compute_s
+        Arithmetic of the backward passes, and of all.
+    """
+
+    sums_s: float = 0.0
+    halos_s: float = 0.0
+    backward_s: float = 0.0
+    compute_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What one kind of movement takes alone, what is seen of it, and what arithmetic there is to hide it."""
+
+    alone_s: float
+    visible_s: float
+    beside_s: float
+
+    @property
+    def share(self) -> float | None:
+        """Hidden of what it takes alone; None where there is none."""
+        return None if self.alone_s <= 0 else 1 - self.visible_s / self.alone_s
+
+    @property
+    def could(self) -> float | None:
+        """The most of it that the arithmetic beside it can hide."""
+        return None if self.alone_s <= 0 else min(1.0, self.beside_s / self.alone_s)
+
+
+def visible(spans: Spans, warm: int) -> Visible:
+    """Return the visible seconds of a run, its first `warm` steps left out."""
+    steps = [step for step in spans.steps if step >= warm] or list(spans.steps)
+    phases = [phase.removesuffix(" wait") for phase in spans.phases]
+
+    def seconds(wanted: list[tuple[int, int]]) -> float:
+        which = np.zeros((len(spans.phases), len(spans.places)), bool)
+        for phase, place in wanted:
+            which[phase, place] = True
+        mine = which[spans.phase, spans.place]
+        each = [
+            float(spans.duration_ns[mine & (spans.step == step)].sum()) * 1e-9 / max(1, len(spans.ranks))
+            for step in steps
+        ]
+        return float(np.median(each)) if each else 0.0
+
+    every = [(i, j) for i in range(len(spans.phases)) for j in range(len(spans.places))]
+    summed = [
+        (i, j) for i, j in every if phases[i] == "allreduce" and spans.places[j].direction == "backward"
+    ]
+    computed = [(i, j) for i, j in every if phases[i] == "compute"]
+    back = [(i, j) for i, j in computed if spans.places[j].direction in ("backward", "weights")]
+    return Visible(
+        seconds(summed),
+        seconds([(i, j) for i, j in every if phases[i] == "halo"]),
+        seconds(back),
+        seconds(computed),
+    )
+
+
+def hidden_sums(with_overlap: Visible, apart: Visible) -> Hidden:
+    """Return what is hidden of the sums of gradients; backward is beside them."""
+    return Hidden(apart.sums_s, with_overlap.sums_s, apart.backward_s)
+
+
+def hidden_halos(with_overlap: Visible, apart: Visible) -> Hidden:
+    """Return what is hidden of halos; all arithmetic is taken to be beside them, though a layer's own interior is."""
+    return Hidden(apart.halos_s, with_overlap.halos_s, apart.compute_s)

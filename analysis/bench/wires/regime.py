@@ -1,0 +1,120 @@
+"""The regime of the paper on other hosts: links as slow beside the computation as 512 processes of Cori were.
+
+|                             | Gholami et al. 2018, Fig. 7d  | here                                         |
+|-----------------------------|-------------------------------|----------------------------------------------|
+| pure batch, P, B            | 512, 2048                     | hosts, batch                                 |
+| computation of a step       | their bars                    | measured: every host its share, none talking |
+| communication of a step     | 2 (P-1)/P abs(W) at 6 GiB/s   | 2 (P-1)/P abs(W) at the rate that is chosen  |
+| communication / computation | 1.99                          | the same, which gives the rate               |
+
+The bytes are those that the formulas of a run say and its ledger counts.  Latency is left out: some rounds of 50 us
+beside seconds.  The plans to be measured stand here, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gridnn.cost.paper.figures import figure7
+from gridnn.cost.traffic import predict_step
+from gridnn.errors import InputError
+from gridnn.geometry.grid import GridShape
+from gridnn.network.graph import Network
+from gridnn.network.placed import place_network
+from gridnn.plan.baselines import fully_connected
+from gridnn.plan.plan import uniform_plan
+
+BATCH, AUTO = "batch", "auto"
+"""The plan that all are held against, and the one that is searched for."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A plan to measure: its name and its grids, those of layers not named under ``*``."""
+
+    name: str
+    grids: Mapping[str, str]
+
+
+def paper_ratio(batch: int = 2048, procs: int = 512) -> float:
+    """Return communication / computation of pure batch in Fig. 7 of Gholami et al. 2018.
+
+    Raises
+    ------
+    InputError
+        If the figure has no such panel.
+    """
+    for panel in figure7():
+        if (panel.batch, panel.procs) == (batch, procs):
+            first = panel.bars[0]
+            return first.comm_s / first.compute_s
+    known = ", ".join(f"{panel.batch} on {panel.procs}" for panel in figure7())
+    raise InputError(f"Fig. 7 has no batch {batch} on {procs} processes; it has {known}")
+
+
+def batch_bytes(network: Network, batch: int, procs: int, itemsize: int = 4) -> int:
+    """Return the bytes that the busiest rank of pure batch receives in a step."""
+    plan = uniform_plan(network, GridShape.parse(f"n{procs}"), batch, procs, "pure batch")
+    placed = place_network(network, plan.schemes, batch, procs)
+    return max(predict_step(placed, rank, itemsize).received_bytes for rank in range(procs))
+
+
+def link_mbit(received_bytes: float, compute_s: float, ratio: float) -> float:
+    """Return the rate of a link, in Mbit/s, on which those bytes take `ratio` times as long as the computation.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to send, or no computation to hold it against.
+    """
+    if received_bytes <= 0 or compute_s <= 0 or ratio <= 0:
+        raise InputError(
+            f"{received_bytes:g} bytes beside {compute_s:g} s of computation and a ratio of {ratio:g}: no rate of a "
+            "link follows; all three must be above 0"
+        )
+    return 8e-6 * received_bytes / (ratio * compute_s)
+
+
+def cases(network: Network, procs: int) -> list[Case]:
+    """Return the plans for a network on `procs` hosts; ``auto`` is not among them.
+
+    Convolutions (and all that is no fully connected layer) are named first, fully connected layers second.
+
+    Raises
+    ------
+    InputError
+        If `procs` is no multiple of 4.
+    """
+    if procs < 4 or procs % 4:
+        raise InputError(f"{procs} hosts: the plans cut in halves and quarters; use 4 or 8")
+    late = [node.name for node in network.nodes if node.name in fully_connected(network)]
+    heavy = [name for name in late if name.startswith(("fc", "linear"))]
+    whole, half = procs, procs // 2
+
+    def split(name: str, first: str, second: str, **own: str) -> Case:
+        return Case(name, {"*": first, **dict.fromkeys(late, second), **own})
+
+    found = [
+        Case(BATCH, {"*": f"n{whole}"}),
+        Case("model", {"*": f"k{whole}"}),
+        Case(f"uniform n{half} k2", {"*": f"n{half} k2"}),
+        Case(f"uniform h{whole}", {"*": f"h{whole}"}),
+        Case(f"uniform n{half} h2", {"*": f"n{half} h2"}),
+        split(f"fc n{half} k2", f"n{whole}", f"n{half} k2"),
+        split("owt", f"n{whole}", f"k{whole}"),
+        split(f"fc c{whole}", f"n{whole}", f"c{whole}"),
+        split(f"fc k{half} c2", f"n{whole}", f"k{half} c2"),
+        split(f"h{whole}, fc k{whole}", f"h{whole}", f"k{whole}"),
+        split(f"n{half} h2, fc k{whole}", f"n{half} h2", f"k{whole}"),
+        split(f"n{half} k2, fc k{whole}", f"n{half} k2", f"k{whole}"),
+        split(
+            "fc k, c in turn", f"n{whole}", f"k{whole}", **{heavy[1]: f"c{whole}"} if len(heavy) > 1 else {}
+        ),
+    ]
+    if half > 2:
+        found.insert(3, Case(f"uniform n2 k{half}", {"*": f"n2 k{half}"}))
+        found.insert(7, split(f"fc n2 k{half}", f"n{whole}", f"n2 k{half}"))
+    if heavy:
+        found.append(split("last fc n", f"n{whole}", f"k{whole}", **{heavy[-1]: f"n{whole}"}))
+    return found

@@ -1,0 +1,136 @@
+"""The measurement on wires: its links follow from the paper, its plans can be run, what it calls hidden is."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.bench.wires.hidden import Hidden, Visible, hidden_halos, hidden_sums, visible
+from analysis.bench.wires.hosts import Failed, run
+from analysis.bench.wires.regime import BATCH, batch_bytes, cases, link_mbit, paper_ratio
+from gridnn.cost.paper.figures import paper_alexnet
+from gridnn.cost.paper.gholami import Link, eq4, seconds
+from gridnn.cost.traffic import predict_step
+from gridnn.errors import InputError
+from gridnn.geometry.grid import GridShape, Scheme
+from gridnn.network import zoo
+from gridnn.network.placed import PlacedNetwork, place_network
+from gridnn.train.spans import Place, Spans
+
+
+def test_the_ratio_is_that_of_the_printed_bars() -> None:
+    # Read off Fig. 7d: communication 44.5 s, computation 22.2 s of an epoch.
+    assert paper_ratio() == pytest.approx(44.5 / 22.2, rel=0.02)
+    assert paper_ratio(2048, 8) == pytest.approx(38.7 / 279.4, rel=0.02)
+    with pytest.raises(InputError, match="no batch 2048 on 511 processes"):
+        paper_ratio(2048, 511)
+
+
+@pytest.mark.parametrize("procs", [4, 8])
+def test_on_the_chosen_link_eq4_takes_the_ratio(procs: int) -> None:
+    compute_s, ratio = 3.7, paper_ratio()
+    mbit = link_mbit(batch_bytes(zoo.usual("alexnet"), 16, procs), compute_s, ratio)
+    # The paper counts weights; a run sums biases, too, which are 0.02 % of them.
+    comm_s = seconds(eq4(paper_alexnet(), procs), Link(0.0, 8e-6 / mbit))
+    assert comm_s / compute_s == pytest.approx(ratio, rel=3e-4)
+
+
+@pytest.mark.parametrize("numbers", [(0, 1.0, 2.0), (1, 0.0, 2.0), (1, 1.0, 0.0), (1, -1.0, 2.0)])
+def test_no_link_follows_from_nothing(numbers: tuple[float, float, float]) -> None:
+    with pytest.raises(InputError, match="must be above 0"):
+        link_mbit(*numbers)
+
+
+def placed(name: str, batch: int, procs: int, grids: dict[str, str]) -> PlacedNetwork:
+    network = zoo.usual(name)
+    schemes = {node.name: Scheme(GridShape.parse(grids.get(node.name, grids["*"]))) for node in network.nodes}
+    return place_network(network, schemes, batch, procs)
+
+
+@pytest.mark.parametrize(("name", "batch"), [("alexnet", 16), ("digits-cnn", 16)])
+@pytest.mark.parametrize("procs", [4, 8])
+def test_the_plans_can_be_run_and_are_different(name: str, batch: int, procs: int) -> None:
+    network = zoo.usual(name)
+    found = cases(network, procs)
+    assert len({case.name for case in found}) == len(found) >= 13
+    received = {}
+    for case in found:
+        assert set(case.grids) <= {"*", *(node.name for node in network.nodes)}
+        here = placed(name, batch, procs, dict(case.grids))
+        received[case.name] = [predict_step(here, rank, 4).received_bytes for rank in range(procs)]
+    assert max(received[BATCH]) == batch_bytes(network, batch, procs)
+    assert len({tuple(each) for each in received.values()}) >= 12
+    if name == "alexnet":  # what the paper says: fully connected layers are nearly all of the gradients
+        assert 5 * max(received["owt"]) < max(received[BATCH])
+
+
+def test_plans_for_other_numbers_of_hosts_are_refused() -> None:
+    with pytest.raises(InputError, match="use 4 or 8"):
+        cases(zoo.usual("alexnet"), 6)
+
+
+def test_visible_seconds_are_those_of_the_spans() -> None:
+    rng = np.random.default_rng(3)
+    phases = ("compute", "allreduce", "allreduce wait", "halo", "halo wait", "allgather wait", "update")
+    ways = ("forward", "backward", "weights", "")
+    places = tuple(Place(("conv1",), way) for way in ways)
+    steps, ranks, count = (1, 2, 3), (0, 1), 400
+    drawn = [rng.integers(0, n, count) for n in (len(ranks), len(steps), len(phases), len(places))]
+    took = rng.integers(1, 10**9, count)
+    spans = Spans(
+        ranks=ranks, hosts=("a", "b"), procs=2, steps=steps, offset_ns=(0, 0), uncertainty_ns=(0, 0), phases=phases,
+        places=places, rank=drawn[0].astype(np.int32), step=(drawn[1] + 1).astype(np.int32),
+        phase=drawn[2].astype(np.int32), place=drawn[3].astype(np.int32), start_ns=np.zeros(count, np.int64),
+        duration_ns=took,
+    )  # fmt: skip
+
+    def told(step: int, named: tuple[str, ...], directions: tuple[str, ...]) -> float:
+        mine = [
+            int(t) for t, (_, s, p, w) in zip(took, zip(*drawn, strict=True), strict=True)
+            if steps[s] == step and phases[p] in named and ways[w] in directions
+        ]  # fmt: skip
+        return sum(mine) * 1e-9 / len(ranks)
+
+    found = visible(spans, warm=2)
+    two = [  # the steps from 2 on; the median of two is their mean
+        (told(s, ("allreduce", "allreduce wait"), ("backward",)), told(s, ("halo", "halo wait"), ways),
+         told(s, ("compute",), ("backward", "weights")), told(s, ("compute",), ways))
+        for s in (2, 3)
+    ]  # fmt: skip
+    assert (found.sums_s, found.halos_s, found.backward_s, found.compute_s) == pytest.approx(
+        np.mean(two, axis=0)
+    )
+
+
+def test_hidden_is_what_is_not_seen_any_more() -> None:
+    on, off = Visible(4.0, 0.5, 9.0, 20.0), Visible(10.0, 2.0, 6.0, 20.0)
+    sums, halos = hidden_sums(on, off), hidden_halos(on, off)
+    assert sums.share == pytest.approx(0.6) and sums.could == pytest.approx(0.6)
+    assert (halos.share, halos.could) == (0.75, 1.0)
+    assert Hidden(0.0, 0.0, 5.0).share is Hidden(0.0, 0.0, 5.0).could is None
+
+
+def test_a_program_that_fails_or_never_ends_is_told_of(tmp_path: Path) -> None:
+    assert run([sys.executable, "-c", "import os; print(os.environ['A'])"], 60.0, {"A": "one"}) == "one\n"
+    with pytest.raises(Failed, match=r"exit code 3(.|\n)*the reason"):
+        run([sys.executable, "-c", "import sys; print('the reason'); sys.exit(3)"], 60.0, {})
+    pid = tmp_path / "pid"
+    with pytest.raises(Failed, match="not done after 3 s"):
+        run(["sh", "-c", f"sleep 300 & echo $! > {pid}; wait"], 3.0, {})
+    end_s = time.monotonic() + 20.0
+    while _alive(int(pid.read_text())):  # the child is gone with its parent
+        assert time.monotonic() < end_s
+        time.sleep(0.1)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
