@@ -113,13 +113,11 @@ class Saving:
         if self._writer is None:
             return verdict.stop
         self._writer.poll()
-        better = judged is not None and judged < self._lowest
-        if better and judged is not None:
-            self._lowest = judged
+        before, self._lowest = self._lowest, min(self._lowest, math.inf if judged is None else judged)
         every = self._wanted.every_steps
         if (
             verdict.stop is not None or verdict.save or done == self.total
-            or (every and done % every == 0) or (better and self._wanted.best)
+            or (every and done % every == 0) or (self._wanted.best and self._lowest < before)
         ):  # fmt: skip
             self._save(done, loss, judged)
         return verdict.stop
