@@ -89,7 +89,7 @@ def launch(
     [
         ("raise", 1, r"rank 1 failed; .*all ranks are stopped\n(.*\n)*ValueError: the fault of this test"),
         ("stop", 3, r"cause: rank 1 does not answer: stopped, lost or cut off\n  ranks 0, 2 wait in "),
-        ("loop", 3, r"cause: rank 1 is in no movement but at gridnn/train/run.py:\d+ in train, after all-reduce of "
+        ("loop", 3, r"cause: rank 1 is in no movement but at gridnn/train/run.py:\d+ in _train, after all-reduce of "
                     r"(.*\n)*stack of rank 1, .*\n.*faulty.py:\d+ in meet"),
         ("other", 3, r"cause: mismatch in movement \d+ of ranks 0-2: rank 1 entered all-gather of fc6 update; "
                      r"ranks 0, 2 entered all-reduce of \w+"),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from export import exported
 from hidden import Visible, visible
 from hosts import Failed, Hosts, run
@@ -55,12 +56,22 @@ class Setting:
         """Of the network."""
         return int(self.network.shapes[self.network.nodes[-1].inputs[0]][0])
 
+    def data(self, batch: int) -> Path:
+        """Return a folder of one batch of random arrays, which a rank maps: to draw numbers would take its core."""
+        folder, rng = self.folder / f"data-{batch}", np.random.default_rng(0)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            for part in ("train", "test"):
+                shape = (batch, *self.network.shapes[INPUT])
+                np.save(folder / f"x_{part}.npy", rng.standard_normal(shape).astype(np.float32))
+                np.save(folder / f"y_{part}.npy", np.arange(batch) % self.classes)
+        return folder
+
     def job(self, batch: int) -> list[str]:
         """Return the words of a training job on random data, without evaluation."""
-        shape = list(self.network.shapes[INPUT])
         keys = {
-            "model.name": self.name, "data.name": "synthetic", "data.input_shape": shape,
-            "data.classes": self.classes, "data.count": batch, "data.test_count": batch, "train.batch": batch,
+            "model.name": self.name, "data.name": "random", "data.path": str(self.data(batch)),
+            "data.classes": self.classes, "train.batch": batch,
             "train.steps": self.warm + self.steps, "train.lr": 1e-3, "train.momentum": 0.9, "train.eval": False,
             "run.trace_steps": self.steps, "checkpoint.keep": 0,
         }  # fmt: skip
