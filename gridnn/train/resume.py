@@ -31,6 +31,8 @@ from gridnn.train.sections import Config
 NEVER, AUTO = "never", "auto"
 FIXED = ("model", "data", "train.batch", "train.seed", "train.dtype", "train.optimizer")
 """Sections and keys that stay as they were when a run goes on."""
+MOVED = ("data.path", "data.name")
+"""But for these, where data have a path: the same may lie elsewhere."""
 FREE = ("plan", "run", "comm", "compute", "checkpoint")
 """Sections that change no result: not worth a word."""
 
@@ -103,12 +105,13 @@ def changes(checkpoint: Checkpoint, config: Config) -> list[str]:
         If what must stay differs.
     """
     before, after = (_flat(tomllib.loads(text)) for text in (checkpoint.state.config, dump_toml(config)))
+    moved = MOVED if "data.path" in before and "data.path" in after else ()
     refused, said = list[str](), list[str]()
     for key in sorted(before.keys() | after.keys()):
         was, now = before.get(key), after.get(key)
         if was == now or key.startswith(tuple(f"{section}." for section in FREE)):
             continue
-        fixed = any(key == name or key.startswith(f"{name}.") for name in FIXED)
+        fixed = key not in moved and any(key == name or key.startswith(f"{name}.") for name in FIXED)
         (refused if fixed else said).append(f"{key} = {_text(now)}, was {_text(was)}")
     if refused:
         raise InputError(
