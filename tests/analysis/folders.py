@@ -30,6 +30,7 @@ TRUTH = replace(
     FILE, flops_per_s=1e9, touch_s_per_element=3e-9, layer_s=5e-5, levels=(Level("node", 0, 6e-5, 4e-9),)
 )
 SOURCE = Source("digits-cnn", (1, 8, 8), 10, {"width": 8})
+PLANS = ("n4", "k4", "c4", "h2 w2", "n2 k2", "n2 h2")
 PROCS, BATCH, STEPS, BUCKET = 4, 16, 12, 4 << 20
 Row = tuple[int, int, str, Place, float]  # rank, step, phase, place, seconds
 _WAYS = {"forward": "forward", "data": "backward", "weights": "weights"}

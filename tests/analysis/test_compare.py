@@ -20,18 +20,6 @@ from gridnn.geometry.interval import volume
 from gridnn.train.spans import Place, write_spans
 from tests.analysis import folders
 
-PLANS = ("n4", "k4", "c4", "h2 w2", "n2 k2", "n2 h2")
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six runs on a machine that is not what its file says, with a little noise."""
-    home = tmp_path_factory.mktemp("home")
-    machine = str(folders.machine_file(home))
-    for plan in PLANS:
-        folders.write_run(home / "runs" / plan.replace(" ", "-"), plan, machine, noise=0.02)
-    return home / "runs"
-
 
 def said(*argv: str) -> str:
     lines: list[str] = []
@@ -175,7 +163,7 @@ def test_runs_without_spans_have_bytes_and_seconds(tmp_path: Path) -> None:
 
 def test_a_run_twice_and_a_folder_of_runs_are_each_run_once(runs: Path) -> None:
     named = [run.name for run in open_runs([runs / "n4", runs, runs / "k4" / ".." / "n4"])]
-    assert named[0] == "n4" and sorted(named) == sorted(p.replace(" ", "-") for p in PLANS)
+    assert named[0] == "n4" and sorted(named) == sorted(p.replace(" ", "-") for p in folders.PLANS)
 
 
 def test_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
@@ -191,15 +179,19 @@ def test_text_and_json_say_the_same(runs: Path) -> None:
     assert "mean |error|" in text and "Passes of every layer" not in text
     titles = [table["title"] for table in found["tables"]]
     assert len(titles) == 7 and titles[0] == "Runs"
-    assert [row["run"] for row in found["tables"][0]["rows"]] == sorted(p.replace(" ", "-") for p in PLANS)
-    assert said(str(runs), "--csv", "--show", "runs").count("\n") == len(PLANS)
+    assert [row["run"] for row in found["tables"][0]["rows"]] == sorted(
+        p.replace(" ", "-") for p in folders.PLANS
+    )
+    assert said(str(runs), "--csv", "--show", "runs").count("\n") == len(folders.PLANS)
     assert "Passes of every layer" in said(str(runs / "n4"))
 
 
 def test_the_chart_has_what_was_measured(runs: Path) -> None:
     chart = compare_chart(compare([runs]))
     measured = [s for s in chart.series if s.stack == "measured"]
-    assert {s.name for s in measured} == {"compute", "communication", "data"} and len(chart.x) == len(PLANS)
+    assert {s.name for s in measured} == {"compute", "communication", "data"} and len(chart.x) == len(
+        folders.PLANS
+    )
     spans = open_run(runs / chart.x[0]).spans
     assert spans is not None
     a_step = spans.duration_ns.sum() / 1e9 / len(spans.steps) / len(spans.ranks)

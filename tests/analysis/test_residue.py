@@ -15,18 +15,6 @@ from gridnn.cost.profile import Profile, Sample
 from gridnn.errors import InputError
 from tests.analysis import folders
 
-PLANS = ("n4", "k4", "c4", "h2 w2", "n2 k2", "n2 h2")
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six runs on a machine that is not what its file says, with a little noise."""
-    home = tmp_path_factory.mktemp("home")
-    machine = str(folders.machine_file(home))
-    for plan in PLANS:
-        folders.write_run(home / "runs" / plan.replace(" ", "-"), plan, machine, noise=0.02)
-    return home / "runs"
-
 
 def said(*argv: str) -> str:
     lines: list[str] = []
