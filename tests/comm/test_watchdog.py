@@ -172,7 +172,8 @@ world.close()
 def test_a_run_that_goes_on_is_left_alone(tmp_path: Path, ranks: int) -> None:
     (tmp_path / "stuck.py").write_text(STUCK)
     done = run_ranks(ranks, [str(tmp_path / "stuck.py"), "well"], timeout_s=60)
-    assert (done.returncode, done.stdout.split()) == (0, ["through"] * ranks), done.stderr
+    # Counted, not split: mpiexec may join the lines of several ranks.
+    assert (done.returncode, done.stdout.count("through")) == (0, ranks), done.stdout + done.stderr
 
 
 def test_who_is_done_does_not_leave_the_others_unwatched(tmp_path: Path) -> None:
