@@ -10,7 +10,8 @@ once, as the distinct grids of every layer and the number of each plan's grid am
 
 What a step hides follows the rules of `cost.price`: sums of gradients go on behind the backward passes of the layers
 before, the backward half of an edge behind the gradient by the weights.  Tables know only the sum of a layer's passes,
-so its forward pass is taken as a third of it (half, without weights), and a halo hides nothing.
+so its forward pass is taken as a third of it (half, without weights), and a halo hides nothing.  Of what goes on behind
+arithmetic the machine's `overlap` is hidden.
 """
 
 from __future__ import annotations
@@ -151,14 +152,15 @@ def tables_on(tables: CostTables, machine: Machine) -> CostTables:
 def _hidden(problem: Problem, compute: Floats, edges: Floats, sums: Floats) -> Floats:
     """Return the seconds of communication that go on behind computing, (plans,)."""
     passes, hidden = problem.job.passes, np.zeros(compute.shape[1])
+    share = problem.job.machine.overlap
     # Gradients are summed in the last pass, one after the other; `late` is how far the sums are behind computing.
-    late, summed = np.zeros_like(hidden), sums.sum(axis=0)
+    late, summed = np.zeros_like(hidden), share * sums.sum(axis=0)
     for at in reversed(range(len(problem.nodes))):
         node = problem.nodes[at]
         weighted, first = isinstance(node.spec, WEIGHTED), set(node.inputs) == {INPUT}
         kinds = 1 + (not first) + weighted  # forward, by the data, by the weights
-        behind = np.minimum(edges[at] / 2, compute[at] / kinds if weighted else 0.0)
+        behind = np.minimum(share * edges[at] / 2, compute[at] / kinds if weighted else 0.0)
         hidden += behind
         backward = compute[at] * (kinds - 1) / kinds + edges[at] / 2 - behind
-        late = np.maximum(late - backward / passes, 0.0) + sums[at]
+        late = np.maximum(late - backward / passes, 0.0) + share * sums[at]
     return np.asarray(hidden + summed - late)

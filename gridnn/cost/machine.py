@@ -7,6 +7,11 @@ Ranks are counted through the machine, and levels of it hold units of equally ma
 
 Between ranks 1 and 2 a message takes level 0's alpha and beta, between 3 and 4 level 1's: the innermost unit they
 share decides.  `links` of level 1 are the streams that leave a node at full speed at once, its network cards.
+
+A message that goes on beside arithmetic is not free where the rank's own cores carry it:
+
+    overlap = 1      compute |=========|          overlap = 0.5    compute |##=========|       # carries bytes
+                     wire    |......|                              wire       |...|
 """
 
 from __future__ import annotations
@@ -75,6 +80,9 @@ class Machine:
         How each of `COLLECTIVES` runs, one of `ALGORITHMS`.
     profile
         Measured seconds of layers, asked before the rates.
+    overlap
+        Share, 0 to 1, of the seconds of a movement beside arithmetic in which the rank computes on; the rest it
+        spends on carrying.  1 with a network card that needs no core, 0 where ranks copy through memory.
     """
 
     name: str
@@ -87,6 +95,12 @@ class Machine:
     levels: tuple[Level, ...]
     algorithms: Mapping[str, str] = field(default_factory=lambda: dict(BEST))
     profile: Profile | None = None
+    overlap: float = 1.0
+
+    def beside(self, moving_s: float, computing_s: float) -> float:
+        """Return the seconds of a movement and of the arithmetic that goes on beside it."""
+        carried_s = (1 - self.overlap) * moving_s
+        return carried_s + max(moving_s - carried_s, computing_s)
 
     @property
     def units(self) -> tuple[int, ...]:
@@ -140,7 +154,7 @@ def dumps(machine: Machine, profile: str | None = None) -> str:
     """
     lines = [f"{key} = {_quoted(getattr(machine, key))}" for key in ("name", "source", "date")]
     lines += [f"profile = {_quoted(profile)}"] if profile else []
-    lines += ["", "[rank]", *(f"{key} = {getattr(machine, key)!r}" for key in RANK_KEYS)]
+    lines += ["", "[rank]", *(f"{key} = {getattr(machine, key)!r}" for key in (*RANK_KEYS, "overlap"))]
     for level in machine.levels:
         lines += ["", "[[level]]", f"name = {_quoted(level.name)}"]
         lines += [f"{key} = {getattr(level, key)!r}" for key in LEVEL_KEYS[1:]]
@@ -162,7 +176,7 @@ class _Reader:
     def machine(self, table: dict[str, Any]) -> Machine:
         self._keys(table, "", ("name", "source", "date", "rank", "level"), ("algorithms", "profile"))
         rank = self._table(table["rank"], "[rank]")
-        self._keys(rank, "[rank]", RANK_KEYS)
+        self._keys(rank, "[rank]", RANK_KEYS, ("overlap",))
         entries = table["level"]
         if not isinstance(entries, list) or not entries:
             raise self._wrong("needs at least one [[level]], from the inside out")
@@ -179,6 +193,7 @@ class _Reader:
             levels,
             self._algorithms(table.get("algorithms", {})),
             self._profile(table),
+            self._share(rank, "overlap", "[rank]"),
         )
 
     def _wrong(self, what: str) -> InputError:
@@ -211,6 +226,12 @@ class _Reader:
             wants = "above zero" if least == "more" else "zero or more"
             raise self._wrong(f"{where} {key} = {value!r}; write a finite number {wants}")
         return float(value)
+
+    def _share(self, table: dict[str, Any], key: str, where: str) -> float:
+        share = self._number(table, key, where, least="zero") if key in table else 1.0
+        if share > 1:
+            raise self._wrong(f"{where} {key} = {share!r}; write a share, 0 to 1")
+        return share
 
     def _count(self, table: dict[str, Any], key: str, where: str) -> int:
         value = table.get(key, 0)

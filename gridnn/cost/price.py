@@ -14,6 +14,7 @@ Every layer waits for its slowest rank, so a step is a sum over layers of maxima
 | gradients  | its share of the all-reduces of its buckets                 | all, one after the other, behind    |
 |            |                                                             | the backward of the layers before   |
 
+What is hidden still keeps its rank busy for the share that the machine's `overlap` leaves (`Machine.beside`).
 Bytes and messages are `predict_step`'s, which the ledger of a run equals.
 """
 
@@ -160,7 +161,7 @@ def price_plan(
                layer.node.name in fused)
         for layer in placed.layers
     )  # fmt: skip
-    return PlanPrice(layers, _overlapped_s(layers, passes), most, ranks)
+    return PlanPrice(layers, _overlapped_s(layers, machine, passes), most, ranks)
 
 
 def priced_ranks(procs: int) -> tuple[int, ...]:
@@ -207,10 +208,10 @@ def _interior(placed: PlacedNetwork, layer: PlacedLayer, rank: int) -> float:
     return share
 
 
-def _overlapped_s(layers: Sequence[LayerPrice], passes: int) -> float:
+def _overlapped_s(layers: Sequence[LayerPrice], machine: Machine, passes: int) -> float:
     """Return the seconds of a step with what the table above hides hidden."""
-    forward_s = sum(map(_forward_s, layers))
-    backward_s = [_backward_s(layer) for layer in layers]
+    forward_s = sum(_forward_s(layer, machine) for layer in layers)
+    backward_s = [_backward_s(layer, machine) for layer in layers]
     # Gradients are summed in the last pass; the passes before it end with nothing on its way.
     now_s = forward_s + sum(backward_s) * (passes - 1) / passes
     sums_end_s = 0.0
@@ -218,18 +219,19 @@ def _overlapped_s(layers: Sequence[LayerPrice], passes: int) -> float:
         now_s += seconds / passes
         if sums_s := layer.moved_s("backward", "gradients"):
             sums_end_s = max(sums_end_s, now_s) + sums_s
+            now_s += (1 - machine.overlap) * sums_s
     return max(now_s, sums_end_s) + sum(layer.update_s + layer.moved_s("update") for layer in layers)
 
 
-def _forward_s(layer: LayerPrice) -> float:
+def _forward_s(layer: LayerPrice, machine: Machine) -> float:
     """Return the seconds of a layer's forward passes, its halo behind the interior."""
     halo_s = sum(m.seconds for m in layer.movements if m.direction == "forward" and m.collective == "halo")
     inside_s = layer.interior * layer.forward_s
-    return layer.moved_s("forward") - halo_s + max(halo_s, inside_s) + layer.forward_s - inside_s
+    return layer.moved_s("forward") - halo_s + machine.beside(halo_s, inside_s) + layer.forward_s - inside_s
 
 
-def _backward_s(layer: LayerPrice) -> float:
+def _backward_s(layer: LayerPrice, machine: Machine) -> float:
     """Return the seconds of a layer's backward passes but its sums, its edges behind the gradient by its weights."""
     edges_s = layer.moved_s("backward", "edge")
     rest_s = layer.moved_s("backward") - edges_s - layer.moved_s("backward", "gradients")
-    return rest_s + layer.data_s + max(edges_s, layer.weights_s)
+    return rest_s + layer.data_s + machine.beside(edges_s, layer.weights_s)

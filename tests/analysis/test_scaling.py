@@ -55,9 +55,11 @@ def test_parts_are_the_prices_of_a_search(procs: int) -> None:
 
 @pytest.mark.parametrize("network", ["lenet", "resnet20"])
 @pytest.mark.parametrize("grid", ["n8", "n4 k2", "n32"])
-def test_what_is_hidden_is_what_a_priced_plan_hides(network: str, grid: str) -> None:
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_what_is_hidden_is_what_a_priced_plan_hides(network: str, grid: str, share: float) -> None:
     shape = GridShape.parse(grid)
     job = study(network, 64, "cori-knl").job(shape.size)
+    job = replace(job, machine=replace(job.machine, overlap=share))
     plan = {node.name: Scheme(shape) for node in job.network.nodes}
     price = price_plan(place_network(job.network, plan, 64, job.procs), job.machine, 4)
     found = parts(job, alike(job, [shape.sizes]))

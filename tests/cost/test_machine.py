@@ -63,6 +63,15 @@ def test_shipped_machines_load_under_their_names_and_come_back(tmp_path: Path, n
     assert load_machine(written(tmp_path, dumps(machine))) == machine
 
 
+def test_what_goes_on_beside_arithmetic(tmp_path: Path) -> None:
+    free, half = (
+        load_machine(written(tmp_path, GOOD.replace("= 8e9", f"= 8e9{x}"))) for x in ("", "\noverlap = 0.5")
+    )
+    assert (free.overlap, half.overlap) == (1.0, 0.5)
+    assert [free.beside(4.0, c) for c in (0.0, 3.0, 5.0)] == [4.0, 4.0, 5.0]
+    assert [half.beside(4.0, c) for c in (0.0, 1.0, 3.0, 5.0)] == [4.0, 4.0, 5.0, 7.0]
+
+
 def test_the_machines_of_the_issue_are_there() -> None:
     assert {"cori-knl", "p100-cluster", "k80-cluster", "h100", "laptop"} <= set(machine_names())
     (cori,) = load_machine("cori-knl").levels
@@ -99,6 +108,8 @@ BAD = {
     "a limit outside": ('name = "network"', 'name = "network"\nranks = 64', "outermost level has no limit"),
     "half a rank": ("ranks = 8", "ranks = 8.5", "write a whole number"),
     "too many links": ("links = 2", "links = 5", "links = 5, but a unit below it has 4 ranks"),
+    "more than all": ("layer_s = 0", "layer_s = 0\noverlap = 1.5", r"\[rank\] overlap = 1.5; write a share, 0 to 1"),
+    "less than nothing": ("layer_s = 0", "layer_s = 0\noverlap = -0.1", r"\[rank\] overlap = -0.1"),
     "unknown algorithm": ('"ring"', '"star"', "allreduce = 'star'; use one of ring"),
     "unknown collective": ('allreduce = "ring"', 'bcast = "ring"', "unknown key 'bcast'"),
     "level no list": ("[[level]]\nname", "level = 3\n[x]\nname", "unknown key|not TOML|at least one"),

@@ -108,6 +108,18 @@ def test_overlap_hides_a_halo_behind_the_interior_and_edges_behind_weights() -> 
     assert price.overlapped_s == pytest.approx(price.step_s - hidden_s)
 
 
+@pytest.mark.parametrize("grid", ["h2", "n4", "n2 h2", "k2"])
+def test_where_ranks_carry_bytes_themselves_less_is_hidden(grid: str) -> None:
+    """From everything that can be to nothing, ever less; computing is never hidden."""
+    placed = placed_as(build("residual"), grid, 4, 4)
+    shares = (1.0, 0.7, 0.3, 0.0)
+    prices = [price_plan(placed, replace(MACHINE, overlap=share), 4, 2) for share in shares]
+    found = [price.overlapped_s for price in prices]
+    assert found == sorted(found) and found[0] < found[-1]
+    assert all(price.step_s == prices[0].step_s for price in prices)
+    assert found[-1] == pytest.approx(prices[-1].step_s)
+
+
 def test_passes_repeat_all_but_sums_and_update() -> None:
     placed = placed_as(build("residual"), "n2 h2", 4, 4)
     one, three = price_plan(placed, MACHINE, 4), price_plan(placed, MACHINE, 4, 3)

@@ -47,6 +47,22 @@ def test_a_chain_in_which_nothing_overlaps_takes_its_price(grids: str, passes: i
     assert found.cost_s == pytest.approx(expected.step_s, abs=2e-8)  # some thirty tasks, each rounded
 
 
+@pytest.mark.parametrize("grid", ["n4", "n2 k2", "n2 h2"])
+def test_sums_that_ranks_carry_themselves_hide_nothing(grid: str) -> None:
+    """One after the other they take the price, but that a layer updates while others compute."""
+    network, found = build_zoo("alexnet", (4, 227, 227), 16, dropout_rate=0.0), []
+    for share in (1.0, 0.5, 0.0):
+        job = Job(network, replace(MACHINE, overlap=share), 4, 16, 2)
+        simulator, expected = simulate_plan(job, uniform(network, grid)), price(job, uniform(network, grid))
+        found.append(simulator.cost_s)
+        busy = timeline(simulator).busy_ns()["rank 0"]
+        sums_s = sum(layer.moved_s("backward", "gradients") for layer in expected.layers)
+        assert busy == pytest.approx(1e9 * (expected.compute_s + (1 - share) * sums_s), rel=0.02)
+    assert all(seconds <= expected.step_s * (1 + 1e-6) for seconds in found)
+    if grid == "n4":
+        assert found[2] == pytest.approx(expected.step_s, rel=0.02)
+
+
 def test_one_rank_takes_its_arithmetic() -> None:
     for name in ("residual", "inception", "unet"):
         job = Job(build(name), MACHINE, 1, 4, 2, states=2)

@@ -22,7 +22,7 @@ from gridnn.geometry.window import TransposedWindow, Upsampling, Window
 from gridnn.network import spec as s
 from gridnn.network import zoo
 from gridnn.network.placed import place_network
-from gridnn.train.calibrate import blocks, fit, layers, links, report, run
+from gridnn.train.calibrate import blocks, fit, layers, links, overlap, report, run
 from tests.support.launch import run_ranks
 
 START = "import sys; from gridnn.train.calibrate.run import main; sys.exit(main(sys.argv[1:]))"
@@ -189,6 +189,26 @@ def test_nodes_and_links(comm: Any) -> None:
     assert len(said) == 4
 
 
+@pytest.mark.parametrize(("both_s", "share"), [(1.2, 1.0), (1.7, 0.5), (2.2, 0.0), (3.0, 0.0), (1.0, 1.0)])
+def test_the_share_that_is_hidden(both_s: float, share: float) -> None:
+    """What is measured with a share is priced with it: `Machine.beside` gives the seconds back."""
+    found = overlap.share_hidden(1.0, 1.2, both_s)
+    assert found == pytest.approx(share)
+    if 1.2 <= both_s <= 2.2:
+        machine = Machine("m", "s", "d", 1e11, 1e-10, 1e-5, 1 << 30, LEVELS, overlap=found)
+        assert machine.beside(1.0, 1.2) == pytest.approx(both_s)
+
+
+@pytest.mark.ranks(2, 3)
+def test_sums_beside_products(comm: Any) -> None:
+    with World(comm) as world:
+        said = list[str]()
+        found = overlap.measure_overlap(world, True, said.append)
+        assert len(set(comm.allgather(found))) == 1 and not world.progress.on
+    assert 0 <= found.share <= 1 and min(found[:3]) > 0 and len(said) == 1
+    assert found.both_s > 0.5 * max(found.sums_s, found.products_s)  # nothing was left out
+
+
 def test_nodes_dealt_in_turns_are_noticed() -> None:
     assert not links.Nodes((0, 1, 0, 1), 2).in_order
     assert links.Nodes((0, 1, 0, 1), 2).on(1) == (1, 3)
@@ -204,6 +224,7 @@ def test_two_ranks_end_to_end(tmp_path: Path) -> None:
     machine = load_machine(str(tmp_path / "mine.toml"))
     assert machine.name == "mine" and machine.source.startswith("gridnn calibrate --quick") and machine.date
     assert [(level.name, level.ranks) for level in machine.levels] == [("node", 0)]
+    assert "overlap: " in done.stdout and 0 <= machine.overlap <= 1
     assert 1e-8 < machine.levels[0].alpha_s < 1e-1 and machine.memory_bytes > 1 << 28
     assert 1e8 < machine.flops_per_s < 1e13 and 1e-6 < machine.layer_s < 1e-1
     assert machine.profile is not None and "conv 3x3" in machine.profile.families

@@ -7,7 +7,8 @@
 | after_forward      | terms owed, summed (`settle`); movements inside the layer; statistics                 |
 | before_backward    | their transposes; sums of statistics                                                  |
 | gradients          | a sum for each set of ranks that share a block; a small one takes its share of a      |
-|                    | bucket's time, as in `cost.tables`, and none waits for a bucket to be full            |
+|                    | bucket's time, as in `cost.tables`, and none waits for a bucket to be full; the share |
+|                    | that ranks carry themselves (`Machine.beside`) keeps them busy beside their ports     |
 | update             | as soon as the layer's sums are made                                                  |
 
 Of several passes the last is simulated as it is; all that those before it take is added to its forward tasks, for
@@ -62,6 +63,7 @@ def layer_cost(
     forward_s, data_s, weights_s = _compute_s(job, layer, boxes)
     backward_s, before = data_s + weights_s, job.passes - 1
     place = layer.placement
+    sums = list(_gradients(job, layer, links, boxes, bucket_bytes))
     update_s = np.zeros(parts)
     for parameter in place.parameters:
         update_s += boxes(parameter.layout).volumes * ((2 + job.states) * job.machine.touch_s_per_element)
@@ -73,7 +75,7 @@ def layer_cost(
     return OperationCost(
         ranks, nanoseconds(job.passes * forward_s + before * backward_s), nanoseconds(backward_s),
         nanoseconds(update_s), tuple(after), tuple(ahead),
-        groups_of(list(_gradients(job, layer, links, boxes, bucket_bytes))),
+        groups_of([_carried(lane, ranks, 1 - job.machine.overlap) for lane in sums]),
     )  # fmt: skip
 
 
@@ -152,6 +154,16 @@ def _gradients(
             yield from among(
                 links, "allreduce", group[None], layer.scheme.first, [float(bucket)], size / bucket
             )
+
+
+def _carried(lane: Lane, ranks: Longs, share: float) -> Lane:
+    """Return a collective that keeps its ranks busy, too, for a share of its seconds."""
+    if not share:
+        return lane
+    own = np.full(len(lane.targets), share * lane.seconds.max())
+    return lane._replace(
+        links=np.concatenate([lane.links, ranks[lane.targets]]), seconds=np.concatenate([lane.seconds, own])
+    )
 
 
 def _repeated(lanes: Sequence[Lane], times: int) -> list[Lane]:

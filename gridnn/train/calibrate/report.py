@@ -13,6 +13,7 @@ from gridnn.cost.profile import Profile, write_profile
 from gridnn.errors import InputError
 from gridnn.train.calibrate.fit import Fitted, Line, Rate
 from gridnn.train.calibrate.links import Message
+from gridnn.train.calibrate.overlap import Overlap
 from gridnn.train.console import bytes_text, seconds_text
 
 
@@ -94,6 +95,13 @@ def algorithm_lines(fitted: Mapping[str, Fitted]) -> list[str]:
         errors = "".join(f"{100 * fit.errors[name]:>12.0f} %" for name in names)
         found.append(f"{kind:<16}{fit.algorithm:<14}{errors}")
     return found
+
+
+def overlap_line(found: Overlap) -> str:
+    """Return what was found of sums beside arithmetic."""
+    parts = ((found.sums_s, "of sums"), (found.products_s, "of products"), (found.both_s, "for both at once"))
+    told = ", ".join(f"{seconds_text(seconds)} {what}" for seconds, what in parts)
+    return f"overlap: {100 * found.share:.0f} % of a sum is hidden behind arithmetic ({told})"
 
 
 def layer_lines(

@@ -2,6 +2,7 @@
 
 find the nodes      which ranks share a host
 links               messages on every level, collectives over groups            two ranks or more
+overlap             sums beside products                                        two ranks or more
 layers              blocks of networks, all ranks at once
 fit                 alpha, beta, rates, algorithms; said with how well they fit
 write               machine.toml, and machine.profile.json beside it            rank 0
@@ -65,7 +66,7 @@ def calibrate(world: World, arguments: argparse.Namespace, say: Callable[[str], 
     """
     from gridnn.comm.agree import agreed
     from gridnn.comm.world import mpi_version
-    from gridnn.train.calibrate import blocks, fit, layers, links, report
+    from gridnn.train.calibrate import blocks, fit, layers, links, overlap, report
     from gridnn.train.engine import keep_choices, open_engine, words
     from gridnn.train.sections import ComputeSection
 
@@ -99,6 +100,7 @@ def calibrate(world: World, arguments: argparse.Namespace, say: Callable[[str], 
     messages = list(links.measure_messages(world, nodes, quick, say))
     collectives = list(links.measure_collectives(world, nodes, quick, say))
     with threadpool_limits(threads), np.errstate(all="ignore"):
+        beside = overlap.measure_overlap(world, quick, say) if world.size > 1 else None
         tiny = list(layers.measure_blocks(world, engine, blocks.tiny_blocks(), QUICK_S, _nothing))
         budget_s = QUICK_S if quick else FULL_S
         found = [*tiny, *layers.measure_blocks(world, engine, todo, budget_s, say)]
@@ -125,6 +127,9 @@ def calibrate(world: World, arguments: argparse.Namespace, say: Callable[[str], 
         machine = replace(machine, algorithms={kind: f.algorithm for kind, f in fitted.items()})
         for line in [*report.link_lines(machine, lines, messages), "", *report.algorithm_lines(fitted), ""]:
             say(line)
+    if beside is not None:
+        machine = replace(machine, overlap=beside.share)
+        say(report.overlap_line(beside))
     errors = fit.left_out(profile, [block for block, _ in found])
     for line in report.layer_lines(product, touch, layer_s, profile, errors):
         say(line)
