@@ -1,22 +1,23 @@
 """Collectives over the ranks that share a block: sums of gradients and statistics, maxima, gathered shares.
 
-All count themselves in the ledger.  The non-blocking ones return an MPI request that `finish` awaits.
+All count themselves in the ledger.  The non-blocking ones are queued (`world.sums`) and return what `finish` awaits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from mpi4py import MPI
 
 from gridnn.comm.clock import NOWHERE, Where
+from gridnn.comm.sums import Handle
 from gridnn.comm.trail import where_is
 from gridnn.comm.world import Array, World
 from gridnn.geometry.interval import Interval
 from gridnn.geometry.traffic import Key, owned
 
-Request = MPI.Request
 OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
 
 
@@ -34,13 +35,13 @@ def all_reduce(world: World, ranks: tuple[int, ...], array: Array, key: Key, how
 
 def start_sum(
     world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]
-) -> Request | None:
+) -> Handle | None:
     """Start to sum a contiguous 1-D array in place over `ranks`; `parts` are the keys and sizes of its segments."""
     if len(ranks) < 2 or array.size == 0:
         return None
     world.trail.enter("allreduce", ranks, parts)
     with world.clock.phase("allreduce", where_of(parts)):
-        request = world.group(ranks).Iallreduce(MPI.IN_PLACE, array)
+        request = world.sums.all_reduce(world.group(ranks, "sums"), array)
     world.progress.begin()
     _count_allreduce(world, ranks, array, parts)
     return request
@@ -48,7 +49,7 @@ def start_sum(
 
 def start_reduce_scatter(
     world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]
-) -> tuple[Request | None, Array]:
+) -> tuple[Handle | None, Array]:
     """Start to sum a 1-D array over `ranks`, each keeping its balanced block; returns the request and the block."""
     if len(ranks) < 2 or array.size == 0:
         return None, array
@@ -56,7 +57,8 @@ def start_reduce_scatter(
     share = np.empty(blocks[ranks.index(world.rank)].size, array.dtype)
     world.trail.enter("reduce_scatter", ranks, parts)
     with world.clock.phase("reduce_scatter", where_of(parts)):
-        request = world.group(ranks).Ireduce_scatter(array, share, [b.size for b in blocks])
+        comm = world.group(ranks, "sums")
+        request = world.sums.queue([partial(comm.Ireduce_scatter, array, share, [b.size for b in blocks])])
     world.progress.begin()
     for at, ((key, _), mine) in enumerate(zip(parts, _owned(world, ranks, array, parts), strict=True)):
         world.ledger.add(key, at == 0, (len(ranks) - 1) * mine * share.itemsize)
@@ -77,7 +79,7 @@ def all_gather_shares(
         world.ledger.add(key, at == 0, (size - mine) * array.itemsize)
 
 
-def finish(world: World, request: Request | None, kind: str, where: Where = NOWHERE) -> None:
+def finish(world: World, request: Handle | None, kind: str, where: Where = NOWHERE) -> None:
     """Await a started collective."""
     if request is not None:
         with world.clock.phase(f"{kind} wait", where):
@@ -87,13 +89,6 @@ def finish(world: World, request: Request | None, kind: str, where: Where = NOWH
 def where_of(parts: Sequence[tuple[Key, int]]) -> Where:
     """Return whose segments these are, for the clock."""
     return where_is(parts)
-
-
-def poll(requests: Sequence[Request | None]) -> None:
-    """Give MPI a moment: most libraries move non-blocking data only inside calls."""
-    for request in requests:
-        if request is not None:
-            request.Test()
 
 
 def _count_allreduce(

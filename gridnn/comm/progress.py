@@ -7,13 +7,14 @@ MPI libraries move non-blocking data inside calls only, and a rank that computes
     a thread that calls    compute |=== conv3 ===|=== conv2 ======|= conv1 =| wait |--|
                            wire           ....... ............... ......... ...
 
-Any call will do: the thread tests a message that never comes.
+Any call will do: the thread tests a message that never comes, and what it is given to move.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 from mpi4py import MPI
@@ -31,11 +32,14 @@ class Progress:
     ----------
     comm
         Duplicated.  Collective.
+    move
+        Called as often, for what must be begun by somebody.
     """
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
+    def __init__(self, comm: MPI.Intracomm, move: Callable[[], None]) -> None:
         self.on = False
         self._can = comm.size > 1 and MPI.Query_thread() == MPI.THREAD_MULTIPLE
+        self._move = move
         self._comm = comm.Dup() if self._can else MPI.COMM_NULL
         self._busy, self._leave = threading.Event(), False
         self._never = self._comm.Irecv(np.zeros(1), self._comm.rank) if self._can else MPI.REQUEST_NULL
@@ -72,4 +76,5 @@ class Progress:
     def _run(self) -> None:
         while self._busy.wait() and not self._leave:
             self._never.Test()
+            self._move()
             time.sleep(EVERY_S)

@@ -18,6 +18,7 @@ try:
     from mpi4py import MPI
 
     from gridnn.comm.progress import Progress
+    from gridnn.comm.sums import Sums
 except ImportError as missing:  # no mpi4py, or no MPI library behind it
     raise InputError(
         f'gridnn needs mpi4py and an MPI to run ({missing}); install both with: pip install "gridnn[mpi]", '
@@ -43,8 +44,11 @@ class World:
         self.clock = Clock()
         self.trail = Trail()
         self.memory = Memory()
-        self.progress = Progress(self.comm)
-        self._groups: dict[tuple[int, ...], MPI.Intracomm] = {tuple(range(self.size)): self.comm}
+        self.sums = Sums()
+        self.progress = Progress(self.comm, self.sums.drive)
+        self._groups: dict[tuple[str, tuple[int, ...]], MPI.Intracomm] = {
+            ("", tuple(range(self.size))): self.comm
+        }
 
     def __enter__(self) -> World:
         return self
@@ -77,13 +81,14 @@ class World:
         host.Free()
         return max(1, len(cores) // ranks)
 
-    def group(self, ranks: tuple[int, ...]) -> MPI.Intracomm:
-        """Return the communicator of `ranks` (ascending world ranks), made on first use by its members."""
-        if ranks not in self._groups:
+    def group(self, ranks: tuple[int, ...], purpose: str = "") -> MPI.Intracomm:
+        """Return the communicator of `ranks` (ascending world ranks) for a purpose, made on first use by them."""
+        at = (purpose, ranks)
+        if at not in self._groups:
             group = self.comm.group.Incl(ranks)
-            self._groups[ranks] = self.comm.Create_group(group, tag=ranks[0])
+            self._groups[at] = self.comm.Create_group(group, tag=ranks[0])
             group.Free()
-        return self._groups[ranks]
+        return self._groups[at]
 
 
 def world_comm() -> MPI.Intracomm:

@@ -107,6 +107,11 @@ class Machine:
         """Ranks in a unit of every level but the outermost."""
         return tuple(level.ranks for level in self.levels[:-1])
 
+    @property
+    def slowest_s_per_byte(self) -> float:
+        """Seconds of a byte on the slowest level."""
+        return max(level.beta_s_per_byte for level in self.levels)
+
     def only_bytes(self) -> Machine:
         """Return the machine on which a byte received takes a second and a message nothing: costs are then bytes."""
         return replace(self, levels=(Level("all", 0, 0.0, 1.0),), algorithms=BEST, profile=None)

@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gridnn.comm.collectives import (
-    Request,
     all_gather_shares,
     finish,
-    poll,
     start_reduce_scatter,
     start_sum,
     where_of,
 )
+from gridnn.comm.sums import Handle
 from gridnn.comm.world import Array, World
 from gridnn.compute.cpu.memory import shaped
 from gridnn.compute.random import initial
@@ -51,7 +50,7 @@ class _Live:
     waiting: int
     kind: str  # of its sum
     parts: list[tuple[Key, int]]
-    request: Request | None = None
+    request: Handle | None = None
     share: Array | None = None
 
 
@@ -83,7 +82,6 @@ class Arena:
                 )
                 at += entry.size
 
-        self._started: list[Request] = []  # sums on their way in this step
         self._of: dict[str, list[_Live]] = {}  # layer -> the buckets it has a part in
         for live in self._live:
             for layer in dict.fromkeys(entry.layer for entry in live.plan.entries):
@@ -114,7 +112,6 @@ class Arena:
             parameter.grad[...] = 0
         for parameter in self._replaced:
             parameter.fresh = True
-        self._started.clear()
         for live in self._live:
             live.waiting = live.layers
             live.request = live.share = None
@@ -125,8 +122,7 @@ class Arena:
             live.waiting -= 1
             if live.waiting == 0 and live.plan.owed and self.overlap:
                 self._start(live)
-        if self._started:
-            poll(self._started)
+        self.world.sums.drive()
 
     def _start(self, live: _Live) -> None:
         replicas = live.plan.replicas
@@ -134,8 +130,6 @@ class Arena:
             live.request, live.share = start_reduce_scatter(self.world, replicas, live.grad, live.parts)
         else:
             live.request = start_sum(self.world, replicas, live.grad, live.parts)
-        if live.request is not None:
-            self._started.append(live.request)
 
     def await_sums(self) -> None:
         """Wait until every gradient is whole (or this rank's share of it)."""

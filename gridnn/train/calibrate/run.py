@@ -65,6 +65,7 @@ def calibrate(world: World, arguments: argparse.Namespace, say: Callable[[str], 
         On all ranks: a file that is there or cannot be written, unequal nodes, an unknown network.
     """
     from gridnn.comm.agree import agreed
+    from gridnn.comm.sums import piece_bytes
     from gridnn.comm.world import mpi_version
     from gridnn.train.calibrate import blocks, fit, layers, links, overlap, report
     from gridnn.train.engine import keep_choices, open_engine, words
@@ -98,6 +99,9 @@ def calibrate(world: World, arguments: argparse.Namespace, say: Callable[[str], 
         )
 
     messages = list(links.measure_messages(world, nodes, quick, say))
+    levels, lines = fit.fit_levels(messages, nodes)
+    if levels:  # sums go in the pieces that a run on this machine makes of them
+        world.sums.piece_bytes = piece_bytes(max(level.beta_s_per_byte for level in levels))
     collectives = list(links.measure_collectives(world, nodes, quick, say))
     with threadpool_limits(threads), np.errstate(all="ignore"):
         beside = overlap.measure_overlap(world, quick, say) if world.size > 1 else None
@@ -106,7 +110,6 @@ def calibrate(world: World, arguments: argparse.Namespace, say: Callable[[str], 
         found = [*tiny, *layers.measure_blocks(world, engine, todo, budget_s, say)]
     keep_choices(world, engine, threads, choices)
 
-    levels, lines = fit.fit_levels(messages, nodes)
     if world.size == 1:
         levels = load_machine("laptop").levels
         say(

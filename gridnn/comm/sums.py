@@ -1,0 +1,117 @@
+"""Sums in pieces: large all-reduces that keep the wire full and leave a way through for halos.
+
+    whole          |================ 150 MB of fc6 ================|halo|            a halo waits for all of it
+    in pieces      |====|====|halo|====|====|====|====|====|====|====|               it waits for those under way
+
+A sum of a bucket is queued as pieces, of which a few are under way at once: one alone leaves the wire idle between its
+rounds, many are as one large message.  Where memory carries the bytes whole sums are faster, and halos wait for
+milliseconds; so how large a piece is follows from the machine (`piece_bytes`).  Whoever calls MPI next starts the next
+piece: a layer that has finished (`drive`), the progress thread, the wait at the end.
+
+Order: pieces start in the order in which they were queued, on communicators that nothing else uses.  All ranks queue
+sums in one order, that of the layers; so the first piece that is not done, of all ranks, is under way on all of its
+ranks, and none waits for ever.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from gridnn.geometry.interval import Interval
+
+PIECE_S = 0.03
+"""Seconds of a piece on the slowest links: so long, some times over, a halo may wait."""
+WHOLE = 1 << 62
+"""Bytes of a piece that no sum has."""
+WINDOW, MOST = 4, 64
+"""Pieces under way at once; at most, where they are all done whenever somebody looks."""
+
+Post = Callable[[], MPI.Request]
+
+
+def piece_bytes(beta_s_per_byte: float) -> int:
+    """Return the bytes of a piece on a machine whose slowest links take so long for a byte."""
+    return min(WHOLE, math.ceil(PIECE_S / beta_s_per_byte)) if beta_s_per_byte > 0 else WHOLE
+
+
+class Handle:
+    """A queued collective.  `Test` and `Wait` as of an MPI request."""
+
+    def __init__(self, sums: Sums, pieces: int) -> None:
+        self.left, self._sums = pieces, sums
+
+    def Test(self) -> bool:
+        """Return whether it is done."""
+        self._sums.drive()
+        return not self.left
+
+    def Wait(self) -> None:
+        """Return when it is done."""
+        self._sums.wait(self)
+
+
+class Sums:
+    """The queue of a rank.  Any thread may call it.
+
+    Attributes
+    ----------
+    piece_bytes
+        Of a piece, about; the same on all ranks.  `WHOLE` unless somebody who knows the machine sets it.
+    """
+
+    def __init__(self) -> None:
+        self.piece_bytes = WHOLE
+        self._lock = threading.Lock()
+        self._todo: deque[tuple[Post, Handle]] = deque()
+        self._live: list[tuple[MPI.Request, Handle]] = []
+        self._window = WINDOW
+
+    def all_reduce(self, comm: MPI.Intracomm, array: NDArray[Any]) -> Handle:
+        """Queue the sum of a contiguous 1-D array over a communicator, in place."""
+        whole, count = Interval(0, array.size), max(1, round(array.nbytes / self.piece_bytes))
+        pieces = [array[slice(*whole.block(count, i))] for i in range(count)]
+        return self.queue([partial(comm.Iallreduce, MPI.IN_PLACE, piece) for piece in pieces])
+
+    def queue(self, posts: Sequence[Post]) -> Handle:
+        """Queue what starts the requests of a collective, one after the other; begin as far as there is room."""
+        handle = Handle(self, len(posts))
+        with self._lock:
+            self._todo += [(post, handle) for post in posts]
+            self._start()
+        return handle
+
+    def drive(self) -> None:
+        """Move on what is under way and start what may be started; waits for nothing."""
+        if (self._live or self._todo) and self._lock.acquire(blocking=False):
+            try:
+                self._retire(MPI.Request.Testsome([request for request, _ in self._live]))
+                if self._todo and not self._live:  # the wire stood still
+                    self._window = min(2 * self._window, MOST)
+                self._start()
+            finally:
+                self._lock.release()
+
+    def wait(self, handle: Handle) -> None:
+        """Return when a collective is done."""
+        with self._lock:
+            while handle.left:
+                self._retire(MPI.Request.Waitsome([request for request, _ in self._live]))
+                self._start()
+
+    def _start(self) -> None:
+        while self._todo and len(self._live) < self._window:
+            post, handle = self._todo.popleft()
+            self._live.append((post(), handle))
+
+    def _retire(self, done: Sequence[int] | None) -> None:
+        for at in sorted(done or (), reverse=True):
+            _, handle = self._live.pop(at)
+            handle.left -= 1
