@@ -1,13 +1,18 @@
 """The timeline of a run beside its prediction, as Chrome trace JSON, which Perfetto and chrome://tracing open.
 
-    rank 0 (host)     measured   | conv1 forward: compute | conv2 forward: halo | ...
-                      predicted  | conv1 forward | conv2 forward | ...              the simulated step, again at the
-    rank 1 (host)     measured   ...                                                start of every measured one
-                      predicted  ...
-    links (predicted) rank 0 in, rank 0 out, rank 1 in ...                          only those that carry something
+    ranks              steps                      | step 2                            | step 3 ...
+                       rank 0 measured (host)     | conv1 forward: compute | conv2 forward: halo | ...
+                       rank 0 predicted (laptop)  | conv1 forward | conv2 forward | ...    the simulated step, again at
+                       rank 1 measured (host)     ...                                      the start of every measured
+                       rank 1 predicted (laptop)  ...                                      one
+    links (predicted)  rank 0 in, rank 0 out, rank 1 in ...                                those that carry something
 
 All measured lanes are on the clock of rank 0.  A predicted step longer than the measured one is drawn again only
 where the last has ended, so that no two lie on each other.  Times are in microseconds from the first span.
+
+chrome://tracing puts processes and lanes in the order of their sort indices; Perfetto knows none.  There the process
+with the most pieces comes first, and in a process the lane that has its number, then the others by theirs.  Ranks that
+were processes would be shuffled; so they are lanes of one process, and the numbers of the lanes say the order.
 """
 
 from __future__ import annotations
@@ -27,7 +32,11 @@ from gridnn.plan.simulate.build import simulate_plan
 from gridnn.plan.simulate.timeline import Task, Timeline, timeline
 from gridnn.train.spans import Place, Spans
 
-MEASURED, PREDICTED = 1, 2
+RANKS, LINKS = 1, 2
+"""Processes of the trace; 0 is the idle process of some viewers."""
+STEPS = RANKS
+"""The lane of the steps, the first of its process."""
+MEASURED, PREDICTED = 0, 1
 """Lanes of a rank."""
 MOST_NAMED = 3
 """Layers of a bucket that are named in full."""
@@ -61,7 +70,7 @@ def trace(run: str | Path, machine: str | Machine | None = None) -> str:
         step: int(spans.start_ns[spans.step == step].min()) - origin_ns
         for step in np.unique(spans.step).tolist()
     }
-    events = [*_names(spans), *_measured(spans, origin_ns), *_marks(spans, starts_ns)]
+    events = [*_names(spans), *_steps(spans, origin_ns, starts_ns), *_measured(spans, origin_ns)]
     about: dict[str, Any] = {
         "run": opened.name, "network": opened.plan.network, "plan": opened.plan.summary, "ranks": opened.job.procs,
         "batch": opened.job.batch, "machine": opened.job.machine.name, "measured_step_s": opened.summary.step_s,
@@ -72,7 +81,7 @@ def trace(run: str | Path, machine: str | Machine | None = None) -> str:
     if opened.job.procs <= SIMULATED:
         found = predicted_timeline(opened)
         about["predicted_step_s"] = found.makespan_ns / 1e9
-        events += _predicted(found, spans, starts_ns)
+        events += _predicted(found, spans, starts_ns, opened.job.machine.name)
     else:
         about["note"] = f"steps of more than {SIMULATED} ranks are not simulated: there is no predicted lane"
     return json.dumps({"displayTimeUnit": "ms", "otherData": about, "traceEvents": events}, allow_nan=False)
@@ -83,21 +92,22 @@ def predicted_timeline(run: Run) -> Timeline:
     return timeline(simulate_plan(run.job, run.plan.schemes, run.bucket_bytes))
 
 
-def pid_of(rank: int) -> int:
-    """Return the number of a rank's process; 0 is the idle process of some viewers."""
-    return rank + 1
+def lane_of(rank: int, lane: int) -> int:
+    """Return the number of a rank's lane, `MEASURED` or `PREDICTED`; no process or other lane has it."""
+    return LINKS + 1 + 2 * rank + lane
 
 
 def _names(spans: Spans) -> Iterator[Event]:
-    """Yield the names of processes and lanes of ranks, and their order."""
+    """Yield the names of the ranks, and their order."""
+    yield from _process(RANKS, "ranks")
+    yield from _lane(RANKS, STEPS, "steps")
     for rank, host in zip(spans.ranks, spans.hosts, strict=True):
-        yield from _process(pid_of(rank), f"rank {rank} ({host})", rank)
-        yield from _lane(pid_of(rank), MEASURED, "measured")
+        yield from _lane(RANKS, lane_of(rank, MEASURED), f"rank {rank} measured ({host})")
 
 
-def _process(pid: int, name: str, order: int) -> Iterator[Event]:
-    yield {"ph": "M", "pid": pid, "tid": 0, "name": "process_name", "args": {"name": name}}
-    yield {"ph": "M", "pid": pid, "tid": 0, "name": "process_sort_index", "args": {"sort_index": order}}
+def _process(pid: int, name: str) -> Iterator[Event]:
+    yield {"ph": "M", "pid": pid, "tid": pid, "name": "process_name", "args": {"name": name}}
+    yield {"ph": "M", "pid": pid, "tid": pid, "name": "process_sort_index", "args": {"sort_index": pid}}
 
 
 def _lane(pid: int, tid: int, name: str) -> Iterator[Event]:
@@ -121,7 +131,7 @@ def _measured(spans: Spans, origin_ns: int) -> Iterator[Event]:
     ):
         name, place = spans.phases[phase], spans.places[at]
         yield {
-            "ph": "X", "pid": pid_of(rank), "tid": MEASURED, "name": span_name(place, name), "cat": name,
+            "ph": "X", "pid": RANKS, "tid": lane_of(rank, MEASURED), "name": span_name(place, name), "cat": name,
             "ts": start_ns / 1e3, "dur": duration_ns / 1e3,
             "args": {"step": step, "layers": list(place.layers), "direction": place.direction},
         }  # fmt: skip
@@ -137,32 +147,34 @@ def span_name(place: Place, phase: str) -> str:
     return f"{layers} {place.direction}: {phase}"
 
 
-def _marks(spans: Spans, starts_ns: Mapping[int, int]) -> Iterator[Event]:
-    """Yield an upright where each step begins on the first rank that does."""
-    for step, start_ns in starts_ns.items():
+def _steps(spans: Spans, origin_ns: int, starts_ns: Mapping[int, int]) -> Iterator[Event]:
+    """Yield every step, from the first rank that begins it to the last that ends it, or the next step begins."""
+    ends_ns = spans.start_ns + spans.duration_ns - origin_ns
+    following = [*starts_ns.values(), int(ends_ns.max())][1:]
+    for (step, start_ns), next_ns in zip(starts_ns.items(), following, strict=True):
+        end_ns = min(int(ends_ns[spans.step == step].max()), next_ns)
         yield {
-            "ph": "i", "s": "g", "pid": pid_of(spans.ranks[0]), "tid": MEASURED, "name": f"step {step}",
-            "cat": "step", "ts": start_ns / 1e3,
+            "ph": "X", "pid": RANKS, "tid": STEPS, "name": f"step {step}", "cat": "step", "ts": start_ns / 1e3,
+            "dur": (end_ns - start_ns) / 1e3, "args": {"step": step},
         }  # fmt: skip
 
 
-def _predicted(found: Timeline, spans: Spans, starts_ns: Mapping[int, int]) -> Iterator[Event]:
+def _predicted(found: Timeline, spans: Spans, starts_ns: Mapping[int, int], machine: str) -> Iterator[Event]:
     """Yield the tasks of the predicted step on ranks and links, for every measured step that has room for it."""
-    devices = list(found.program.devices)
-    lanes, ranks = dict[str, tuple[int, int]](), {f"rank {rank}": rank for rank in spans.ranks}
-    links = pid_of(spans.procs)
+    ranks = {f"rank {rank}": rank for rank in range(spans.procs)}
     tasks = [task for task in found if task.device and task.end_ns > task.start_ns]
     used = {task.device for task in tasks}
-    everyone = {f"rank {rank}" for rank in range(spans.procs)}
-    for at, device in enumerate(devices):
-        if device in ranks:
-            lanes[device] = (pid_of(ranks[device]), PREDICTED)
-        elif device in used and device not in everyone:  # a rank that was not looked at has no lane
-            lanes[device] = (links, at + 1)
-    for device, (pid, tid) in lanes.items():
-        yield from _lane(pid, tid, "predicted" if device in ranks else device)
-    if any(pid == links for pid, _ in lanes.values()):
-        yield from _process(links, "links (predicted)", links)
+    lanes = dict[str, tuple[int, int]]()
+    for at, device in enumerate(found.program.devices):
+        if device not in ranks:
+            if device in used:
+                lanes[device] = LINKS, lane_of(spans.procs, at)
+                yield from _lane(*lanes[device], device)
+        elif ranks[device] in spans.ranks:  # a rank that was not looked at has no lane
+            lanes[device] = RANKS, lane_of(ranks[device], PREDICTED)
+            yield from _lane(*lanes[device], f"{device} predicted ({machine})")
+    if any(pid == LINKS for pid, _ in lanes.values()):
+        yield from _process(LINKS, "links (predicted)")
     free_ns = min(starts_ns.values())
     for step, start_ns in starts_ns.items():
         if start_ns >= free_ns:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gridnn.analysis.runs import open_run
-from gridnn.analysis.trace import MEASURED, PREDICTED, pid_of, predicted_timeline, trace
+from gridnn.analysis.trace import LINKS, MEASURED, PREDICTED, RANKS, STEPS, lane_of, predicted_timeline, trace
 from gridnn.commands.analyze.trace import main
 from gridnn.cost.machine import Level, Machine
 from gridnn.errors import InputError
@@ -46,15 +46,18 @@ def names(found: dict[str, Any], what: str) -> dict[tuple[int, int], str]:
 @pytest.mark.parametrize("machine", [folders.FILE, NODES], ids=["one level", "two levels"])
 def test_lanes_are_named_and_in_order(tmp_path: Path, machine: Machine) -> None:
     found = json.loads(trace(run(tmp_path, machine)))
-    lanes, processes = pieces(found), names(found, "process_name")
-    assert set(lanes) <= set(names(found, "thread_name"))
-    assert {pid for pid, _ in lanes} <= {pid for pid, _ in processes}
-    assert processes[pid_of(3), 0] == "rank 3 (host1)"
-    for rank in range(4):
-        assert (pid_of(rank), MEASURED) in lanes and (pid_of(rank), PREDICTED) in lanes
-    links = {name for (pid, _), name in names(found, "thread_name").items() if pid == pid_of(4)}
+    lanes, named = pieces(found), names(found, "thread_name")
+    assert set(lanes) <= set(named) and len({tid for _, tid in named}) == len(named)
+    assert names(found, "process_name") == {(RANKS, RANKS): "ranks", (LINKS, LINKS): "links (predicted)"}
+    both = [(rank, lane) for rank in range(4) for lane in (MEASURED, PREDICTED)]
+    of_ranks = [named[at] for at in sorted(lanes) if at[0] == RANKS]
+    assert of_ranks[0] == "steps" and [name[:8] for name in of_ranks[1:]] == [
+        f"rank {rank} {'mp'[lane]}" for rank, lane in both
+    ]
+    assert named[RANKS, lane_of(3, MEASURED)] == "rank 3 measured (host1)"
+    assert named[RANKS, lane_of(3, PREDICTED)] == f"rank 3 predicted ({machine.name})"
+    links = {name for (pid, _), name in named.items() if pid == LINKS}
     assert links and links <= set(predicted_timeline(open_run(tmp_path / "run")).program.devices)
-    assert processes[pid_of(4), 0] == "links (predicted)"
     for lane in lanes.values():
         assert all(e["ts"] >= 0 and e["dur"] >= 0 for e in lane)
         assert all(a["ts"] + a["dur"] <= b["ts"] + 1e-6 for a, b in pairwise(lane))
@@ -66,7 +69,7 @@ def test_every_span_is_there(tmp_path: Path) -> None:
     assert spans is not None
     lanes = pieces(json.loads(trace(folder)))
     for rank in range(4):
-        lane = lanes[pid_of(rank), MEASURED]
+        lane = lanes[RANKS, lane_of(rank, MEASURED)]
         mine = spans.rank == rank
         assert len(lane) == mine.sum()
         assert sum(e["dur"] for e in lane) == pytest.approx(spans.duration_ns[mine].sum() / 1e3)
@@ -88,27 +91,37 @@ def test_predicted_steps_begin_with_the_measured_ones_and_last_as_simulated(tmp_
     for step in (2, 3, 4):
         tasks = [
             e
-            for (_, tid), lane in lanes.items()
-            if tid != MEASURED
+            for lane in lanes.values()
             for e in lane
-            if e["args"]["step"] == step
+            if e["cat"].startswith("predicted") and e["args"]["step"] == step
         ]
         start_us = (spans.start_ns[spans.step == step].min() - first_ns) / 1e3
         assert min(e["ts"] for e in tasks) == pytest.approx(start_us)
         assert max(e["ts"] + e["dur"] for e in tasks) - start_us == pytest.approx(told.makespan_ns / 1e3)
         busy = told.busy_ns()
         for rank in range(4):
-            mine = sum(e["dur"] for e in lanes[pid_of(rank), PREDICTED] if e["args"]["step"] == step)
+            mine = sum(e["dur"] for e in lanes[RANKS, lane_of(rank, PREDICTED)] if e["args"]["step"] == step)
             assert mine == pytest.approx(busy[f"rank {rank}"] / 1e3)
-    marks = [e["ts"] for e in found["traceEvents"] if e["ph"] == "i"]
-    assert len(marks) == 3 and marks[0] == 0
     assert found["otherData"]["predicted_step_s"] == told.makespan_ns / 1e9
+
+
+def test_steps_last_from_their_first_span_to_their_last(tmp_path: Path) -> None:
+    folder = run(tmp_path)
+    spans = open_run(folder).spans
+    assert spans is not None
+    late = spans.rank == 1  # ends a step when others have begun the next
+    write_spans(folder, replace(spans, duration_ns=spans.duration_ns + late * 10**6))
+    steps = pieces(json.loads(trace(folder)))[RANKS, STEPS]
+    assert [e["name"] for e in steps] == ["step 2", "step 3", "step 4"] and steps[0]["ts"] == 0
+    assert [a["ts"] + a["dur"] for a in steps[:2]] == pytest.approx([b["ts"] for b in steps[1:]])
+    end_us = ((spans.start_ns + spans.duration_ns)[late].max() - spans.start_ns.min()) / 1e3 + 1e3
+    assert steps[2]["ts"] + steps[2]["dur"] == pytest.approx(end_us)
 
 
 def test_a_predicted_step_that_is_longer_waits_for_room(tmp_path: Path) -> None:
     folder = run(tmp_path)
     found = json.loads(trace(folder, replace(SLOW, layer_s=1e-3)))
-    lane = pieces(found)[pid_of(0), PREDICTED]
+    lane = pieces(found)[RANKS, lane_of(0, PREDICTED)]
     assert all(a["ts"] + a["dur"] <= b["ts"] + 1e-6 for a, b in pairwise(lane))
     assert {e["args"]["step"] for e in lane} < {2, 3, 4} and lane[0]["args"]["step"] == 2
 
@@ -126,7 +139,13 @@ def test_ranks_that_were_not_looked_at_have_no_lane(tmp_path: Path) -> None:
         replace(spans, ranks=(0, 2), hosts=("a", "b"), offset_ns=(0, 0), uncertainty_ns=(0, 7), **columns),
     )
     found = json.loads(trace(folder))
-    assert set(names(found, "process_name").values()) == {"rank 0 (a)", "rank 2 (b)", "links (predicted)"}
+    shown = [name for (pid, _), name in sorted(names(found, "thread_name").items()) if pid == RANKS]
+    of_ranks = [
+        f"rank {rank} {what}"
+        for rank, host in ((0, "a"), (2, "b"))
+        for what in (f"measured ({host})", "predicted (file)")
+    ]
+    assert shown == ["steps", *of_ranks]
     assert found["otherData"]["clock_uncertainty_us"] == 0.007
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gridnn.analysis.trace import MEASURED, PREDICTED, RANKS, lane_of
 from gridnn.cli import main
 from gridnn.cost.machine import load_machine
 from tests.stories.job import finish
@@ -68,7 +69,7 @@ def test_the_trace_of_a_run(runs: Path, tmp_path: Path, capsys: pytest.CaptureFi
             lanes.setdefault((event["pid"], event["tid"]), []).append(
                 (event["ts"], event["ts"] + event["dur"])
             )
-    assert {(rank + 1, lane) for rank in range(4) for lane in (1, 2)} <= set(lanes)
+    assert {(RANKS, lane_of(rank, lane)) for rank in range(4) for lane in (MEASURED, PREDICTED)} <= set(lanes)
     for lane in lanes.values():
         lane.sort()
         assert lane[0][0] >= 0

@@ -15,7 +15,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,9 @@ WAIT_S = 60
 
 
 @contextlib.contextmanager
-def browser(folder: Path, width: int = 1280, height: int = 900) -> Iterator[WebDriver]:
+def browser(
+    folder: Path, width: int = 1280, height: int = 900, switches: Sequence[str] = ()
+) -> Iterator[WebDriver]:
     """Start a browser whose profile and cache are in a folder; it ends with the block."""
     binary = next(filter(None, map(shutil.which, BROWSERS)), None)
     driver_path = shutil.which("chromedriver")
@@ -43,7 +45,12 @@ def browser(folder: Path, width: int = 1280, height: int = 900) -> Iterator[WebD
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     options = webdriver.ChromeOptions()
     options.binary_location = binary
-    for switch in (*SWITCHES, f"--user-data-dir={folder / 'profile'}", f"--window-size={width},{height}"):
+    for switch in (
+        *SWITCHES,
+        *switches,
+        f"--user-data-dir={folder / 'profile'}",
+        f"--window-size={width},{height}",
+    ):
         options.add_argument(switch)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = webdriver.ChromeService(

@@ -28,10 +28,9 @@ def main(argv: Sequence[str], say: Say) -> None:
     write_whole(arguments.output, text)
     table = json.loads(text)
     about, events = table["otherData"], [e for e in table["traceEvents"] if e["ph"] == "X"]
-    steps = len({e["args"]["step"] for e in events})
-    say(
-        f"{about['network']}, plan {about['plan']}, {about['ranks']} ranks: {steps} steps, {len(events):,} pieces"
-    )
+    steps = sum(e["cat"] == "step" for e in events)
+    pieces = len(events) - steps
+    say(f"{about['network']}, plan {about['plan']}, {about['ranks']} ranks: {steps} steps, {pieces:,} pieces")
     say(f"clocks agree within {about['clock_uncertainty_us']:.3g} us")
     if "predicted_step_s" in about:
         told_ms, took_ms = 1e3 * about["predicted_step_s"], 1e3 * about["measured_step_s"]

@@ -101,16 +101,20 @@ class Timeline:
         return path[::-1]
 
     def chrome_trace(self) -> str:
-        """Return the timeline as Chrome trace JSON, a lane a device, which Perfetto and chrome://tracing open."""
-        events: list[dict[str, object]] = []
+        """Return the timeline as Chrome trace JSON, a lane a device, which Perfetto and chrome://tracing open.
+
+        Numbers begin at 1: process 0 and lane 0 are those of an idle machine to some viewers.
+        """
+        about: dict[str, object] = {"ph": "M", "pid": 1, "tid": 1}
+        events = [{**about, "name": "process_name", "args": {"name": "simulated step"}}]
         for lane in np.unique(self.device[self.device >= 0]).tolist():
-            about = {"ph": "M", "pid": 0, "tid": lane}
+            about["tid"] = lane + 1
             events.append({**about, "name": "thread_name", "args": {"name": self.program.devices[lane]}})
             events.append({**about, "name": "thread_sort_index", "args": {"sort_index": lane}})
         for at in np.nonzero((self.device >= 0) & (self.end_ns > self.start_ns))[0].tolist():
             task = self[at]
             events.append({
-                "ph": "X", "pid": 0, "tid": int(self.device[at]), "name": task.name, "cat": task.phase,
+                "ph": "X", "pid": 1, "tid": int(self.device[at]) + 1, "name": task.name, "cat": task.phase,
                 "ts": task.start_ns / 1e3, "dur": (task.end_ns - task.start_ns) / 1e3,
                 "args": {"operation": task.operation, "part": task.part},
             })  # fmt: skip
