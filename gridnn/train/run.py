@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gridnn.comm.agree import agreed
+from gridnn.comm.sums import piece_bytes
 from gridnn.comm.watchdog import Watchdog
 from gridnn.comm.world import World
 from gridnn.compute.cpu.engine import Engine
+from gridnn.cost.machine import load_machine
 from gridnn.geometry.traffic import Traffic
 from gridnn.layers.model import Model
 from gridnn.train.choose import Job, choose
@@ -121,6 +123,7 @@ def _train(run: Run, start: Start, watchdog: Watchdog) -> Summary | Left:
         world, run.job.placed, t.dtype, t.bucket_bytes, t.cut_optimizer, config.comm.overlap, run.engine
     )
     world.progress.on = config.comm.overlap
+    world.sums.piece_bytes = piece_bytes(load_machine(config.plan.machine).slowest_s_per_byte)
     model.arena.initialise(t.seed)
     trainer = Trainer(world, model, run.job, t, order.steps_per_epoch, total)
     judged = EvaluationOrder(run.test.count, t.batch // passes)
@@ -150,7 +153,7 @@ def _train(run: Run, start: Start, watchdog: Watchdog) -> Summary | Left:
         while done < total and reason is None:
             trace.before(done)
             started_s, bytes_before = time.perf_counter(), world.ledger.received_bytes
-            result = trainer.step(done, loader)
+            result = trainer.step(done, loader, saving.before_update)
             tally.predicted.merge(step_traffic)
             watchdog.heard()
             step_s, epoch = time.perf_counter() - started_s, done // order.steps_per_epoch
