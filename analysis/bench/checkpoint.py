@@ -8,13 +8,19 @@
 | plain save        | every rank writes what it owns of weights, statistics and momentum, one ``np.save`` an array    |
 | ... synced        | the same, each file synced to the disk                                                          |
 | save              | a checkpoint: shards with checksums, synced, agreed on, index, rename                           |
-| save, stall       | what training waits for when it is written behind: the copy                                     |
+| save, copy        | behind training: begun, and its copy waited for at once, which nothing hides here               |
 | remove            | an old checkpoint, as `keep` says, on rank 0                                                    |
 | plain load        | every rank reads the blocks and the state that it holds, by ``np.load``                         |
-| load              | newest found, every checksum compared, boxes read into a model that is there                    |
+| load              | newest found, every checksum compared, boxes read into a model that is there and a new optimizer |
 
 What is read was written just before, so it comes from memory: on a disk both sides wait for the disk.  Numbers are the
-smallest of the repeats, taken in turn, of the slowest rank.  With ``--steps N`` the model trains on noise as well.
+smallest of the repeats, taken in turn, of the slowest rank.
+
+With ``--steps N`` the model trains on noise as well: N rounds of a step alone, a step that ends with a save, and two
+steps beside which it is written (medians of the slowest rank):
+
+| stall             | what the save itself takes, and what the next update waits for the end of the copy              |
+| lost              | by how much the three steps took longer than three alone: stall, and cores and memory shared    |
 """
 
 from __future__ import annotations
@@ -138,6 +144,7 @@ def measure(world: World, arguments: argparse.Namespace) -> None:
 
         def save(through: Writer) -> None:
             through.save(values, State(next(step), 0, 1, 1, "", ""))
+            through.await_copy()
 
         def remove() -> None:
             if world.rank == 0:
@@ -145,17 +152,17 @@ def measure(world: World, arguments: argparse.Namespace) -> None:
 
         def load() -> None:
             checkpoint, _ = find_named(world, root / "checkpoints")
-            restore(checkpoint, contents, world.rank, arena, layers, optimizer)
+            restore(checkpoint, contents, world.rank, arena, layers, Optimizer(config))
 
         times = dict.fromkeys(
-            ("plain save", "plain save, synced", "save", "save, stall", "remove", "plain load", "load"), 1e9
+            ("plain save", "plain save, synced", "save", "save, copy", "remove", "plain load", "load"), 1e9
         )
         for _ in range(arguments.repeats):  # in turn, so that a busy moment is everybody's
             for name, act, before in (
                 ("plain save", lambda: save_plain(plain, values, False), fresh),
                 ("plain save, synced", lambda: save_plain(plain, values, True), fresh),
                 ("save", lambda: save(writer), lambda: None),
-                ("save, stall", lambda: save(behind), behind.finish),
+                ("save, copy", lambda: save(behind), behind.finish),
                 ("remove", remove, behind.finish),
                 ("plain load", lambda: load_plain(blocks, len(held)), lambda: None),
                 ("load", load, lambda: None),
@@ -163,7 +170,9 @@ def measure(world: World, arguments: argparse.Namespace) -> None:
                 times[name] = min(times[name], smallest_s(world, act, 1, before))
             remove()  # two were made
         if arguments.steps:
-            train(world, placed, config, behind, arguments.steps, say)
+            trained = Writer(world, root / "trained", contents, keep=1)  # old ones go, as in a run
+            train(world, placed, config, trained, arguments.steps, say)
+            trained.close()
         behind.close()
         writer.close()
     say(
@@ -196,7 +205,7 @@ def train(
     x = rng.standard_normal(extents_of(model.input_box)).astype(config.dtype)
     target = np.zeros(extents_of(model.target_box), np.int64)
 
-    spent = [0.0]
+    stalls = [0.0]
 
     def step(number: int, save: bool) -> float:
         world.comm.Barrier()
@@ -205,30 +214,37 @@ def train(
         model.forward(x, target, at=(1, number))
         model.backward()
         model.arena.await_sums()
+        stalled_s = time.perf_counter()
+        writer.await_copy()
+        stalls[-1] += time.perf_counter() - stalled_s
         optimizer.step(pieces, 1e-6)
         model.arena.publish()
         if save:
-            saved_s = time.perf_counter()
+            stalled_s = time.perf_counter()
             values = values_of(contents, world.rank, model.arena, model.layers, optimizer)
             writer.save(values, State(10**7 + number, 0, number, 1, "", ""))
-            spent[0] = time.perf_counter() - saved_s
+            stalls.append(time.perf_counter() - stalled_s)
         writer.poll()
         return slowest(world, time.perf_counter() - began_s)
 
     for number in range(3):
         step(number, False)
-    alone, stalled_s, loaded = [], [], []
+    alone, beside, lost, stalled = [], [], [], []
     for number in range(steps):
         writer.finish()
-        alone.append(step(2 * number, False))
-        loaded.append(step(2 * number, True))
-        stalled_s.append(slowest(world, spent[0]))
-        loaded.append(step(2 * number + 1, False))  # the file is being written
-    whole_s, stall_s, with_s = (float(np.median(found)) for found in (alone, stalled_s, loaded))
+        whole_s = step(4 * number, False)
+        saving_s = step(4 * number + 1, True)
+        after_s = [step(4 * number + more, False) for more in (2, 3)]  # the file is being written
+        alone.append(whole_s)
+        beside.append(after_s[0])
+        lost.append(saving_s + sum(after_s) - 3 * whole_s)
+        stalled.append(slowest(world, stalls[-1]))
+    whole_s, beside_s, lost_s, stall_s = (float(np.median(found)) for found in (alone, beside, lost, stalled))
     say(
-        f"  step of {placed.batch} samples  {1e3 * whole_s:8.1f} ms, beside a checkpoint {1e3 * with_s:.1f} ms"
+        f"  step of {placed.batch} samples  {1e3 * whole_s:8.1f} ms, the one after a save {1e3 * beside_s:.1f} ms"
     )
     say(f"  stall of a save        {1e3 * stall_s:8.1f} ms: {stall_s / whole_s:.2%} of a step")
+    say(f"  lost to a save, in all {1e3 * lost_s:8.1f} ms")
 
 
 def checksums(say: Callable[..., None]) -> None:

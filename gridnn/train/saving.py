@@ -8,7 +8,8 @@
 | before the run leaves its job             | a signal, or the time limit (see leave)     |
 | after the last step                       | the weights are what the run was for        |
 
-It is written behind the steps that follow.
+It is copied beside the passes of the step that follows, whose update waits for the copy, and written behind the steps
+after it.
 """
 
 from __future__ import annotations
@@ -91,6 +92,12 @@ class Saving:
         lowest, loss = more.get("lowest_loss"), more.get("step_loss")
         self._lowest = math.inf if lowest is None else float(lowest)
         return math.nan if loss is None else float(loss)
+
+    def before_update(self) -> None:
+        """Return when weights and optimizer state may change: a checkpoint may still be copying them."""
+        if self._writer is not None and not self._writer.copied:
+            with self.world.clock.phase("checkpoint"):
+                self._writer.await_copy()
 
     def after_step(self, done: int, loss: float, judged: float | None) -> Reason | None:
         """Go on saving, begin a checkpoint where one is due; return why the run must leave now, or None.

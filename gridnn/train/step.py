@@ -67,8 +67,10 @@ class Trainer:
             for s in model.arena.shares()
         ]
 
-    def step(self, number: int, loader: Loader) -> StepResult:
-        """Make step `number` (from 0).
+    def step(
+        self, number: int, loader: Loader, before_update: Callable[[], None] = lambda: None
+    ) -> StepResult:
+        """Make step `number` (from 0); `before_update` returns when weights and optimizer state may change.
 
         Raises
         ------
@@ -78,9 +80,9 @@ class Trainer:
         with self.world.clock.phase(
             "update", ((), "update")
         ):  # has what no other phase has: a step has no gaps
-            return self._step(number, loader)
+            return self._step(number, loader, before_update)
 
-    def _step(self, number: int, loader: Loader) -> StepResult:
+    def _step(self, number: int, loader: Loader, before_update: Callable[[], None]) -> StepResult:
         passes, clock = self.job.passes, self.world.clock
         self.model.arena.begin()
         loss, request, parts = np.zeros(1), None, [(Key("loss", "forward", "allreduce", "all"), 1)]
@@ -100,6 +102,7 @@ class Trainer:
                 "warm up longer (train.warmup_steps), or check the data for values that are not finite"
             ))  # fmt: skip
         lr = lr_at(number, self.config, self.steps_per_epoch, self.total_steps)
+        before_update()
         norm = self._update(number, lr)
         return StepResult(float(loss[0]), lr, norm)
 

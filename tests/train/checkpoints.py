@@ -70,6 +70,7 @@ class Ranks:
         for rank in reversed(range(self.contents.placed.procs)):
             snapshot = Snapshot(self.contents, rank)
             snapshot.take(self.values(rank))
+            snapshot.copy()
             state = (
                 State(step, 1, self.optimizers[rank].updates, 3, self.plan, "", loss) if rank == 0 else None
             )

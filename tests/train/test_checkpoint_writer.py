@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,12 @@ class Training:
         self.target = np.ascontiguousarray(whole_t[tuple(slice(*i) for i in self.model.target_box)])
         self.pieces = [Piece(s.entry.name, s.value, s.grad, True, 0) for s in self.model.arena.shares()]
 
-    def step(self, number: int) -> float:
+    def step(self, number: int, before_update: Callable[[], None] = lambda: None) -> float:
         self.model.arena.begin()
         verdict = self.model.forward(self.x, self.target, at=(1, number))
         self.model.backward()
         self.model.arena.await_sums()
+        before_update()
         self.optimizer.step(self.pieces, 0.01)
         self.model.arena.publish()
         return float(self.world.comm.allreduce(verdict.loss))
@@ -87,7 +89,7 @@ def test_resumed_on_another_plan_is_the_uninterrupted_run(comm: Any, shared_path
         for number in range(
             2, 5
         ):  # goes on while the checkpoint is written; its values are those of the save
-            losses.append(straight.step(number))
+            losses.append(straight.step(number, writer.await_copy))
             writer.poll()
         poll_until_idle(writer)
         assert writer.saved_step == 2 and writer.nbytes > 0

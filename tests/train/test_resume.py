@@ -25,7 +25,8 @@ def test_the_same_is_not_worth_a_word() -> None:
 
 
 @pytest.mark.parametrize(
-    "free", ["plan.spec=k4", "run.log_every_s=1.0", "comm.overlap=false", "compute.threads=2", "checkpoint.keep=1"]
+    "free",
+    ["plan.spec=k4", "run.log_every_s=1.0", "comm.overlap=false", "compute.threads=2", "checkpoint.keep=1"],
 )
 def test_nor_is_what_changes_no_result(free: str) -> None:
     assert changes(_checkpoint(), load_config(None, [*BEFORE, free])) == []
@@ -46,5 +47,7 @@ def test_what_changes_the_course_is_said() -> None:
               "model.name=lenet", "model.options.width=4"],
 )  # fmt: skip
 def test_what_makes_it_another_run_is_refused(other: str) -> None:
-    with pytest.raises(InputError, match=f"{other.partition('=')[0]} = .*, was .*; resume with the configuration"):
+    with pytest.raises(
+        InputError, match=f"{other.partition('=')[0]} = .*, was .*; resume with the configuration"
+    ):
         changes(_checkpoint(), load_config(None, [*BEFORE, other]))

@@ -27,6 +27,7 @@ from gridnn.network.buckets import plan_buckets
 from gridnn.network.placed import PlacedLayer, PlacedNetwork
 
 STATISTICS = ("mean", "variance")
+STATISTICS_WORD = "statistics/"
 STATISTICS_DTYPE = "float64"
 
 
@@ -47,6 +48,11 @@ class Part(NamedTuple):
     dtype: str
     box: Box
     run: Interval
+
+    @property
+    def moves_in_forward(self) -> bool:
+        """Whether a forward pass changes it; weights and optimizer state are changed by an update only."""
+        return self.name.startswith(STATISTICS_WORD)
 
     def boxes(self) -> list[Box]:
         """Return the boxes of the run, in global indices, in the order of memory, each one piece of it."""
@@ -99,7 +105,7 @@ class Contents:
         found = {}
         for layer in norms(self.placed):
             for what in STATISTICS:
-                found[f"statistics/{layer.node.name}.{what}"] = (
+                found[f"{STATISTICS_WORD}{layer.node.name}.{what}"] = (
                     layer.placement.parameters[0].shape, STATISTICS_DTYPE
                 )  # fmt: skip
         for word in ("weights", *(f"optimizer/{kind}" for kind in self.kinds)):
@@ -126,7 +132,7 @@ class Contents:
                 run = _balanced(volume(box), _replicas(layer, rank), rank)
                 if run.size:
                     for what in STATISTICS:
-                        yield Part(f"statistics/{layer.node.name}.{what}", STATISTICS_DTYPE, box, run)
+                        yield Part(f"{STATISTICS_WORD}{layer.node.name}.{what}", STATISTICS_DTYPE, box, run)
 
 
 def norms(placed: PlacedNetwork) -> tuple[PlacedLayer, ...]:

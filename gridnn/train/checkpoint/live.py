@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -79,21 +79,24 @@ def restore(
             box = layer.placed.placement.parameters[0].layout.box(rank)
             for what, array in layer.statistics().items():
                 checkpoint.fill(f"statistics/{layer.name}.{what}", box, array)
-    optimizer.restore(_state(checkpoint, contents, rank, arena), checkpoint.state.updates)
+    _restore_state(checkpoint, contents, rank, arena, optimizer)
 
 
-def _state(
-    checkpoint: Checkpoint, contents: Contents, rank: int, arena: Arena
-) -> Mapping[str, Mapping[str, Array]]:
+def _restore_state(
+    checkpoint: Checkpoint, contents: Contents, rank: int, arena: Arena, optimizer: Optimizer
+) -> None:
     """Read the optimizer's state of the pieces that this rank updates: whole blocks, or its runs of them."""
     runs = {part.name: part.run for part in contents.parts(rank)}
-    state: dict[str, dict[str, Array]] = {}
-    for share in arena.shares():
-        name, box = share.entry.name, share.entry.parameter.layout.box(rank)
+    shares = {share.entry.name: share for share in arena.shares()}
+    # Zeros of no memory: the optimizer makes its own arrays of them, which are then read into, without a second copy.
+    zeros = {name: np.broadcast_to(s.value.dtype.type(0), s.value.size) for name, s in shares.items()}
+    optimizer.restore(
+        {name: dict.fromkeys(contents.kinds, zero) for name, zero in zeros.items()}, checkpoint.state.updates
+    )
+    for name, of_piece in optimizer.state_arrays().items():
+        share = shares[name]
+        box = share.entry.parameter.layout.box(rank)
         whole = Interval(0, volume(box))
         run = whole if share.value.size == whole.size else runs[f"weights/{name}"]
-        of_piece = {kind: np.empty(share.value.size, share.value.dtype) for kind in contents.kinds}
         for kind, array in of_piece.items():
             checkpoint.fill_run(f"optimizer/{kind}/{name}", box, run, array)
-        state[name] = of_piece
-    return state

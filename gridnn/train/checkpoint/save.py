@@ -1,6 +1,7 @@
 """A checkpoint written without MPI: one rank's part of it, and what makes a checkpoint of all parts.
 
-Snapshot    the rank's runs in the order of its file, copied where training goes on meanwhile
+Snapshot    the rank's runs in the order of its file, copied where training goes on meanwhile: what a forward pass
+            changes at once, what only an update changes beside the passes before it
 write_part  buffer -> shard -> disk; rank 0 adds the state
 commit_part every file is there -> index -> rename -> those it replaces are removed      (rank 0)
 """
@@ -43,8 +44,6 @@ class Snapshot:
     ----------
     head : bytes
         What stands before the data in the file.
-    data : list of memoryview
-        The data of the last `take`.
     nbytes : int
         Of the buffer.
     """
@@ -52,26 +51,44 @@ class Snapshot:
     def __init__(self, contents: Contents, rank: int, copies: bool = True) -> None:
         parts = contents.parts(rank)
         slots = lay_out(parts)
-        self.head, self.data = header(slots), list[memoryview]()
+        self.head = header(slots)
         self.nbytes = slots[-1].stop if copies and slots else 0
-        self._sizes = [(part.run.size, np.dtype(part.dtype)) for part in parts]
+        self._parts, self._data = parts, list[memoryview]()
+        self._left = list[tuple[Array, Array | None]]()  # what `copy` copies: its place, and where it lives
         self._buffer: Array | None = None
         if copies:
             self._buffer = np.empty(self.nbytes, np.uint8)
             self._buffer[...] = 0  # touched here, so that the first save does not wait for pages
 
+    @property
+    def data(self) -> list[memoryview]:
+        """The data of the last `take`, to be written."""
+        assert not self._left, "taken, but not copied yet"
+        return self._data
+
     def take(self, values: Sequence[Array | None]) -> None:
-        """Take the values of each part; None is zeros."""
+        """Take the values of each part; None is zeros.  Those that no forward pass changes are left to `copy`."""
         buffer, at = self._buffer, 0
-        self.data = [] if buffer is None else [buffer.data]
-        for (size, dtype), value in zip(self._sizes, values, strict=True):
+        self._data, self._left = [] if buffer is None else [buffer.data], []
+        for part, value in zip(self._parts, values, strict=True):
+            size, dtype = part.run.size, np.dtype(part.dtype)
+            assert value is None or (value.size, value.dtype) == (size, dtype), "a value of another part"
             if buffer is None:
                 found = np.zeros(size, dtype) if value is None else np.ascontiguousarray(value)
-                assert (found.size, found.dtype) == (size, dtype), "a value of another part"
-                self.data.append(found.reshape(-1).view(np.uint8).data)
+                self._data.append(found.reshape(-1).view(np.uint8).data)
+                continue
+            place = buffer[at : at + size * dtype.itemsize].view(dtype)
+            at += size * dtype.itemsize
+            if part.moves_in_forward:
+                place[...] = 0 if value is None else value
             else:
-                buffer[at : at + size * dtype.itemsize].view(dtype)[...] = 0 if value is None else value
-                at += size * dtype.itemsize
+                self._left.append((place, value))
+
+    def copy(self) -> None:
+        """Copy what `take` has left, in whatever thread; the values may change after it and not before."""
+        for place, value in self._left:
+            place[...] = 0 if value is None else value  # lets go of Python's lock while it copies
+        self._left = []
 
 
 def write_part(

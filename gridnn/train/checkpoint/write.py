@@ -1,18 +1,22 @@
 """The writer of checkpoints: a snapshot, a thread, and an agreement that no rank waits for.
 
-    main thread    save: copy | step | step | step, poll: done   | step, poll: all whole | step, poll: committed
-    writer thread             | shard -> disk -> fsync           |                       |
-    rank 0's thread           |                                  |  index, rename, prune |
-    messages                                      facts of every rank ->        the verdict of rank 0 ->
+    main thread    save | forward, backward, await_copy, update | step, poll: done | step, poll: all whole | ...
+    writer thread       | copy ............. | shard -> disk -> fsync              |                       |
+    rank 0's thread     |                                                          |  index, rename, prune |
+    messages                                                   facts of every rank ->     the verdict of rank 0 ->
 
-Every rank copies its runs into one buffer, which is reused, and goes on training.  `poll`, between steps, posts two
-non-blocking collectives on a communicator of its own: all ranks tell each other what they wrote or why they could not,
-then rank 0, which has renamed the folder meanwhile, tells all that it is a checkpoint.  A rank that fails tells it in
-place of the facts, so that all know of it by their next poll.
+Every rank copies its runs into one buffer, which is reused.  Weights and optimizer state are changed by an update and
+by nothing else, so the thread copies them beside the next forward and backward pass, and `await_copy` lets the update
+after these wait until the copy is whole.  Running statistics, which a forward pass changes, are copied by `save`.
+
+`poll`, between steps, posts two non-blocking collectives on a communicator of its own: all ranks tell each other what
+they wrote or why they could not, then rank 0, which has renamed the folder meanwhile, tells all that it is a
+checkpoint.  A rank that fails tells it in place of the facts, so that all know of it by their next poll.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,7 +52,7 @@ class Writer:
     Attributes
     ----------
     stalled_s : float
-        Seconds that training waited for this rank's saves: copies, and waits for a save before.
+        Seconds that training waited for this rank's saves: in `save`, `await_copy` and `finish`.
     saved_step : int
         Step of the newest checkpoint that this writer made; -1 before the first.
     """
@@ -73,6 +77,8 @@ class Writer:
         self._task: Task | None = None
         self._request: Any = None  # of the collective that is under way
         self._then: Callable[[], None] | None = None  # what is next when task and request are done
+        self._copied = threading.Event()  # values of the last save are no longer needed as they are
+        self._copied.set()
         self._step = 0
         self._arrays: dict[str, Stored] | None = None  # of the index
         self.stalled_s, self.saved_step = 0.0, -1
@@ -90,6 +96,8 @@ class Writer:
     def save(self, values: Sequence[Array | None], state: State) -> None:
         """Begin a checkpoint of `state.step`; waits for one that is still on its way.
 
+        The values must stay as they are until `await_copy` returns, but for those that a forward pass changes.
+
         Raises
         ------
         RunError
@@ -99,11 +107,23 @@ class Writer:
         self._wait()
         self._snapshot.take(values)
         self._step = state.step
+        self._copied.clear()
         self._task = Task(lambda: self._write(state))
         self._then = self._tell
         self.stalled_s += time.perf_counter() - began_s
         if not self._behind:
             self.finish()
+
+    @property
+    def copied(self) -> bool:
+        """Whether the values of the last save may change."""
+        return self._copied.is_set()
+
+    def await_copy(self) -> None:
+        """Return when the values of the last save may change; call it before every update of the optimizer."""
+        began_s = time.perf_counter()
+        self._copied.wait()
+        self.stalled_s += time.perf_counter() - began_s
 
     def poll(self) -> None:
         """Go on with a checkpoint as far as that needs no waiting; call it after every step.
@@ -155,6 +175,10 @@ class Writer:
     # What happens in turn; each is called when the one before it is done.
 
     def _write(self, state: State) -> dict[str, FileFacts]:
+        try:
+            self._snapshot.copy()
+        finally:  # what went wrong is told to all; training must not hang before
+            self._copied.set()
         if self._rank == 0:
             folders.clean(self.root, self._part.name)
         return write_part(
