@@ -155,10 +155,10 @@ from gridnn.train import launch, step
 
 honest = step.Trainer.step
 
-def faulty(self, number, loader):
+def faulty(self, number, *arguments):
     if number == 2 and self.world.rank in {ranks}:
         {deed}
-    return honest(self, number, loader)
+    return honest(self, number, *arguments)
 
 step.Trainer.step = faulty
 sys.exit(launch.main(sys.argv[1:]))

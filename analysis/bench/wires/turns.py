@@ -23,7 +23,7 @@ from runs import Setting
 
 T = TypeVar("T")
 Say = Callable[[str], None]
-APART = (BATCH, "owt", AUTO, "uniform h", "uniform n")
+APART = (BATCH, "owt", AUTO, "h")
 """Plans, by the start of their names, that also run apart."""
 LAYOUTS = ("default", "channels_last")
 
