@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import prod
+from operator import le
 
 import numpy as np
 
@@ -35,22 +36,23 @@ def around(
     for node in job.network.nodes:
         here = rows.setdefault(keys[node.name], {})
         here.update(dict.fromkeys(plan[node.name] for plan in starts))
-    for node in job.network.nodes:
-        name, here = node.name, rows[keys[node.name]]
-        most = tuple(limits[name].get(a, 1) for a in AXES)
-        for grid in dict.fromkeys(plan[name] for plan in near):
-            # A grid that a uniform plan lent may cut space that the layer has not: it stays as it is.
-            if grid[0] <= most[0] and job.procs % prod(grid) == 0:
-                here[grid] = None
-            here.update(dict.fromkeys(g for g in _neighbours(grid, primes) if _fits(g, most, job.procs)))
+    known: dict[Degrees, list[Degrees]] = {}
+    asked = dict.fromkeys((keys[node.name], plan[node.name]) for node in job.network.nodes for plan in near)
+    for key, grid in asked:
+        here, limit = rows[key], dict(key)
+        most = tuple(limit.get(a, 1) for a in AXES)
+        # A grid that a uniform plan lent may cut space that the layer has not: it stays as it is.
+        if grid[0] <= most[0] and job.procs % prod(grid) == 0:
+            here[grid] = None
+        if grid not in known:
+            known[grid] = [g for g in _neighbours(grid, primes) if job.procs % prod(g) == 0]
+        here.update(dict.fromkeys(g for g in known[grid] if all(map(le, g, most))))
     shared: dict[object, Grids] = {}
-    for key, found in rows.items():
-        shared[key] = Grids(np.array(list(found), dtype=np.int64))
+    at = {grid: i for i, grid in enumerate(dict.fromkeys(grid for found in rows.values() for grid in found))}
+    every = Grids(np.array(list(at), dtype=np.int64))
+    for owner, found in rows.items():
+        shared[owner] = every.some(np.array([at[grid] for grid in found], dtype=np.int64))
     return [shared[keys[node.shared or node.name]] for node in job.network.nodes]
-
-
-def _fits(grid: Degrees, most: Sequence[int], procs: int) -> bool:
-    return all(a <= b for a, b in zip(grid, most, strict=True)) and procs % prod(grid) == 0
 
 
 def _neighbours(grid: Degrees, primes: Sequence[int]) -> set[Degrees]:

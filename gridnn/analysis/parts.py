@@ -17,17 +17,15 @@ arithmetic the machine's `overlap` is hidden.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gridnn.cost.collectives import effective_beta
 from gridnn.cost.compute import WEIGHTED
 from gridnn.cost.grids import Grids, Ints
 from gridnn.cost.machine import Machine
 from gridnn.cost.moves import Floats
-from gridnn.cost.tables import CostTables
+from gridnn.cost.tables import CostTables, LayerCosts
 from gridnn.network.graph import INPUT
 from gridnn.plan.job import Degrees, Job
 from gridnn.plan.problem import Problem
@@ -76,11 +74,14 @@ def gather(job: Job, plans: Sequence[Schemes]) -> Plans:
     """Return plans as grids and picks; layers with the same grids share them."""
     shared: dict[tuple[Degrees, ...], Grids] = {}
     grids, picks = [], []
-    for node in job.network.nodes:
-        at = {sizes: i for i, sizes in enumerate(dict.fromkeys(plan[node.name] for plan in plans))}
+    rows_of = [dict.fromkeys(plan[node.name] for plan in plans) for node in job.network.nodes]
+    every = {sizes: i for i, sizes in enumerate(dict.fromkeys(sizes for rows in rows_of for sizes in rows))}
+    whole = Grids(np.array(list(every), dtype=np.int64))
+    for node, distinct in zip(job.network.nodes, rows_of, strict=True):
+        at = {sizes: i for i, sizes in enumerate(distinct)}
         rows = tuple(at)
         if rows not in shared:
-            shared[rows] = Grids(np.array(rows, dtype=np.int64))
+            shared[rows] = whole.some(np.array([every[sizes] for sizes in rows], dtype=np.int64))
         grids.append(shared[rows])
         picks.append([at[plan[node.name]] for plan in plans])
     return Plans(tuple(grids), np.array(picks, dtype=np.int64))
@@ -101,21 +102,16 @@ def parts(job: Job, plans: Plans, tables: CostTables | None = None) -> Parts:
         If layers that share weights have different grids in one plan.
     """
     problem = Problem(job, plans.grids, tables)
-    tables, picks, layers = problem.tables, plans.picks, problem.layers
+    picks, layers = plans.picks, problem.layers
     compute = np.array([x.compute_s[p] for x, p in zip(layers, picks, strict=True)])
     inside = np.array([(x.settle_s + x.statistics_s)[p] for x, p in zip(layers, picks, strict=True)])
     sums = np.array([x.gradients_s[p] for x, p in zip(layers, picks, strict=True)])
-    edges, known = np.zeros_like(compute), dict[object, Floats]()
-    for producer, consumer, number in problem.edges:
-        made, used = layers[producer], layers[consumer]
-        key = (id(made), id(used), number, picks[producer].tobytes(), picks[consumer].tobytes())
-        if key not in known:
-            known[key] = tables.edge(
-                made, replace(used, alone_s=None), number, picks[producer], picks[consumer]
-            )
-        edges[consumer] += known[key]
-        if used.alone_s is not None:  # a ReLU that the layer before it would have computed
-            compute[consumer] += (known[key] > 0) * used.alone_s[picks[consumer]]
+    edges = np.zeros_like(compute)
+    for (_, consumer, _), seconds in zip(problem.edges, _edges(problem, picks), strict=True):
+        edges[consumer] += seconds
+        alone_s = layers[consumer].alone_s
+        if alone_s is not None:  # a ReLU that the layer before it would have computed
+            compute[consumer] += (seconds > 0) * alone_s[picks[consumer]]
     sizes = np.array([g.sizes[p] for g, p in zip(plans.grids, picks, strict=True)])
     total_s = compute.sum(axis=0)
     memory = np.sum([x.memory_bytes[p] for x, p in zip(layers, picks, strict=True)], axis=0)
@@ -125,9 +121,25 @@ def parts(job: Job, plans: Plans, tables: CostTables | None = None) -> Parts:
     )  # fmt: skip
 
 
-def received_bytes(job: Job, plans: Plans) -> Floats:
+def _edges(problem: Problem, picks: Ints) -> list[Floats]:
+    """Return the seconds of every edge in every plan, without those of a ReLU."""
+    same: dict[bytes, Ints] = {}
+    rows = [same.setdefault(row.tobytes(), row) for row in picks]  # the same object where they are the same
+    asked: dict[object, tuple[LayerCosts, LayerCosts, int, Ints, Ints]] = {}
+    keys = []
+    for producer, consumer, number in problem.edges:
+        made, used = problem.layers[producer], replace(problem.layers[consumer], alone_s=None)
+        ends = rows[producer], rows[consumer]
+        keys.append((problem.edge_key(made, used, number), id(ends[0]), id(ends[1])))
+        asked.setdefault(keys[-1], (made, used, number, *ends))
+    found = dict(zip(asked, problem.tables.edges(list(asked.values())), strict=True))
+    return [found[key] for key in keys]
+
+
+def received_bytes(job: Job, plans: Plans, tables: CostTables | None = None) -> Floats:
     """Return about how many bytes the busiest rank receives in a step of each plan: seconds, if one takes a second."""
-    return parts(replace(job, machine=job.machine.only_bytes()), plans).comm_s
+    bare = job.machine.only_bytes()
+    return parts(replace(job, machine=bare), plans, (tables or job.tables()).on(bare)).comm_s
 
 
 def scaled(machine: Machine, alpha: float = 1.0, beta: float = 1.0) -> Machine:
@@ -137,16 +149,6 @@ def scaled(machine: Machine, alpha: float = 1.0, beta: float = 1.0) -> Machine:
         for x in machine.levels
     )
     return replace(machine, levels=levels)
-
-
-def tables_on(tables: CostTables, machine: Machine) -> CostTables:
-    """Return the tables of another machine with units of as many ranks: where blocks lie is known already."""
-    found, moves = copy(tables), copy(tables.moves)
-    found.machine, found.moves, moves.machine = machine, moves, machine
-    moves.betas = [
-        float(effective_beta(machine, level, tables.procs)) for level in range(len(machine.levels))
-    ]
-    return found
 
 
 def _hidden(problem: Problem, compute: Floats, edges: Floats, sums: Floats) -> Floats:

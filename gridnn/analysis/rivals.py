@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from gridnn.analysis.parts import Plans, Schemes, alike, gather, parts, scaled, tables_on
+from gridnn.analysis.parts import Plans, Schemes, alike, gather, parts, scaled
 from gridnn.analysis.strategies import Choice, choices, families, pick, uniform_rows
 from gridnn.cost.moves import Floats
 from gridnn.cost.tables import CostTables
@@ -63,7 +63,7 @@ class Rivals:
     def choices(self, alpha: float, beta: float) -> dict[str, Choice]:
         """Return the plan of every strategy there, and what it is made of."""
         machine, found = scaled(self.job.machine, alpha, beta), dict[str, Choice]()
-        now = parts(replace(self.job, machine=machine), self.plans, tables_on(self.tables, machine))
+        now = parts(replace(self.job, machine=machine), self.plans, self.tables.on(machine))
         for number, name in enumerate(self.strategies):
             mine = np.flatnonzero(np.array(self.of) == number)
             best = int(mine[np.argmin(now.step_s[mine])])
@@ -92,7 +92,7 @@ def rivals(job: Job, strategies: Sequence[str], corners: Sequence[tuple[float, f
             machine = scaled(job.machine, alpha, beta)
             on, rows = replace(job, machine=machine), known.get("uniform", [])
             around = [next(iter(plan.values())) for plan in rows]
-            found = choices(on, ["dynamic"], near, around, tables_on(tables, machine))
+            found = choices(on, ["dynamic"], near, around, tables.on(machine))
             near = [found["dynamic"].degrees]
             known.setdefault("dynamic", []).extend(near)
     named = [(at, plan) for at, name in enumerate(strategies) for plan in known[name]]
@@ -121,4 +121,4 @@ def _uniform(job: Job, tables: CostTables, probes: Sequence[tuple[float, float]]
 
 def _on(job: Job, plans: Plans, tables: CostTables, alpha: float) -> Floats:
     machine = scaled(job.machine, alpha)
-    return parts(replace(job, machine=machine), plans, tables_on(tables, machine)).comm_s
+    return parts(replace(job, machine=machine), plans, tables.on(machine)).comm_s

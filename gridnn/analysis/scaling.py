@@ -28,6 +28,7 @@ from gridnn.analysis.parts import Schemes, gather, received_bytes
 from gridnn.analysis.strategies import HEADS, KNOWN, SEARCHED, Choice, check_strategies, choices
 from gridnn.analysis.study import Study
 from gridnn.analysis.table import Cell, Column, Table
+from gridnn.cost.patterns import Sketches
 from gridnn.errors import InputError
 from gridnn.geometry.grid import AXES, GridShape
 from gridnn.plan.job import Job
@@ -85,14 +86,16 @@ def scaling(
     check_plans(own, names, jobs)
     rows: list[dict[str, Cell]] = []
     before: tuple[int, Schemes] | None = None
+    sketches = Sketches()
     for job in jobs:
         carried = before is not None and job.procs > SEARCHED and job.procs in (2 * before[0], 4 * before[0])
-        found = choices(job, names, [before[1]] if before is not None and carried else ())
+        tables = job.tables(sketches)
+        found = choices(job, names, [before[1]] if before is not None and carried else (), tables=tables)
         before = (job.procs, found["dynamic"].degrees) if "dynamic" in found else None
         found |= {
             name: choice for name, plan in own.items() if (choice := own_choice(job, name, plan)) is not None
         }
-        moved = received_bytes(job, gather(job, [choice.degrees for choice in found.values()]))
+        moved = received_bytes(job, gather(job, [choice.degrees for choice in found.values()]), tables)
         rows += [_row(mode, job, x, float(m)) for x, m in zip(found.values(), moved, strict=True)]
     order = {name: at for at, name in enumerate((*names, *own))}
     rows.sort(key=lambda row: (order[str(row["strategy"])], row["procs"]))

@@ -23,6 +23,7 @@ from gridnn.analysis.settings import LABELS, MACHINE, OVER, SHORT, job_at, title
 from gridnn.analysis.strategies import HEADS, KNOWN, SEARCHED, Choice, check_strategies, choices, promising
 from gridnn.analysis.study import Study
 from gridnn.analysis.table import Cell, Column, Table
+from gridnn.cost.patterns import Sketches
 from gridnn.network.source import Source
 from gridnn.plan.job import Job
 from gridnn.plan.search import MODEL_ERROR
@@ -91,11 +92,16 @@ def _all(
         return
     same = len({job.procs for job in jobs}) == 1
     around = [jobs[at] for at in sorted({0, len(jobs) // 2, len(jobs) - 1})]
-    rows = promising(around) if same and len(jobs) > 3 and {"uniform", "dynamic"} & set(names) else []
+    sketches = Sketches()
+    rows = (
+        promising(around, sketches=sketches)
+        if same and len(jobs) > 3 and {"uniform", "dynamic"} & set(names)
+        else []
+    )
     near, before = list[Schemes](), 0
     for job in jobs:
         carried = job.procs > SEARCHED and before in (job.procs, job.procs // 2, job.procs // 4)
-        found = choices(job, names, near if carried else (), rows)
+        found = choices(job, names, near if carried else (), rows, job.tables(sketches))
         if "dynamic" in found:
             near, before = [found["dynamic"].degrees], job.procs
         yield found

@@ -27,6 +27,7 @@ import numpy as np
 from gridnn.analysis.neighbours import around, primes_of, swapped
 from gridnn.analysis.parts import Parts, Schemes, alike, gather, parts
 from gridnn.analysis.study import STRATEGIES
+from gridnn.cost.patterns import Sketches
 from gridnn.cost.tables import CostTables
 from gridnn.errors import InputError
 from gridnn.geometry.grid import AXES
@@ -34,7 +35,7 @@ from gridnn.plan.baselines import candidates, fully_connected, uniform_grids
 from gridnn.plan.exact.eliminate import cheapest
 from gridnn.plan.job import Degrees, Job
 from gridnn.plan.problem import Problem
-from gridnn.plan.search import search
+from gridnn.plan.search import layerwise
 from gridnn.plan.space import axis_limits, degrees
 
 KNOWN = (*STRATEGIES[:-1], "domain", STRATEGIES[-1])
@@ -153,15 +154,22 @@ def _domain(job: Job) -> Iterator[Schemes]:
     limits = {node.name: axis_limits(job.network, node, job.per_pass) for node in job.network.nodes}
     rows = max(s for s in steps if s <= job.per_pass)
     rest = max(s for s in steps if s * rows <= job.procs)
+    wide = {
+        k: {
+            name: _at_most({"k": k, "n": job.procs // k}, limits[name], steps)
+            for name in limits
+            if name in late
+        }
+        for k in (s for s in steps if job.procs % s == 0)
+    }
     for high in (s for s in steps if rest % s == 0):
         early = {
             name: _at_most({"n": rows, "h": high, "w": rest // high}, limits[name], steps)
             for name in limits
             if name not in late
         }
-        for k in (s for s in steps if job.procs % s == 0):
-            wide = {"k": k, "n": job.procs // k}
-            yield {n: early[n] if n in early else _at_most(wide, limits[n], steps) for n in limits}
+        for fully in wide.values():
+            yield {name: early[name] if name in early else fully[name] for name in limits}
 
 
 def _at_most(sizes: Mapping[str, int], limits: Mapping[str, int], steps: Sequence[int]) -> Degrees:
@@ -172,12 +180,12 @@ def _at_most(sizes: Mapping[str, int], limits: Mapping[str, int], steps: Sequenc
     )
 
 
-def uniform_rows(job: Job) -> tuple[list[Degrees], bool]:
+def uniform_rows(job: Job, allowed: Iterable[Degrees] = ()) -> tuple[list[Degrees], bool]:
     """Return grids of which one for all layers is cheap, and whether that is all of them.
 
     Of many, those are left out that cut channels most: far beyond what layers have, and slow to price.
     """
-    rows = list(uniform_grids(job))
+    rows = list(allowed or uniform_grids(job))
     # Other sizes than powers of two are priced rank by rank.
     few, least = (FEW_GRIDS, 128) if job.procs & (job.procs - 1) == 0 else (FEW_GRIDS // 4, 16)
     if len(rows) <= few:
@@ -187,22 +195,22 @@ def uniform_rows(job: Job) -> tuple[list[Degrees], bool]:
     return [row for row in rows if row[1] * row[2] <= cap], False
 
 
-def promising(jobs: Sequence[Job], most: int = 16) -> list[Degrees]:
+def promising(jobs: Sequence[Job], most: int = 16, sketches: Sketches | None = None) -> list[Degrees]:
     """Return the grids that are the cheapest for all layers in one of some jobs on as many processes."""
-    found: dict[Degrees, None] = {}
+    found, sketches = dict[Degrees, None](), sketches or Sketches()
     for job in jobs:
         rows, _ = uniform_rows(job)
-        step_s = parts(job, alike(job, rows)).step_s
+        step_s = parts(job, alike(job, rows), job.tables(sketches)).step_s
         found.update(dict.fromkeys(rows[at] for at in np.argsort(step_s, kind="stable")[:most]))
     return list(found)
 
 
 def _uniform(job: Job, rows: Sequence[Degrees], tables: CostTables) -> Choice:
     """Return the cheapest plan of one grid; where not all are priced, with a look around what is found."""
-    allowed = set(uniform_grids(job))
+    allowed = dict.fromkeys(uniform_grids(job))
     todo, proved = [row for row in rows if row in allowed], False
     if not todo:
-        todo, proved = uniform_rows(job)
+        todo, proved = uniform_rows(job, allowed)
     best: tuple[Degrees, Parts] | None = None
     seen: set[Degrees] = set()
     while todo:
@@ -221,14 +229,14 @@ def _layerwise(job: Job, starts: Sequence[Schemes], near: Sequence[Schemes], tab
     """Return the layer-wise plan: searched for among all grids, or around plans that are near."""
     primes, plan = primes_of(job.procs), starts[0]
     if not near and (job.procs <= SEARCHED or primes[-1:] == [job.procs]):
-        whole = search(job)
+        whole, _ = layerwise(job, tables)
         plan = {name: scheme.grid.sizes for name, scheme in whole.schemes.items()}
         proved = whole.lower_s >= whole.step_s * (1 - 1e-9)
         return Choice("dynamic", plan, parts(job, gather(job, [plan]), tables), proved)
     if not near:
         fewer = replace(job, procs=job.procs // primes[0])
         known = [plan for several in families(fewer, KNOWN).values() for plan in several]
-        near = [_layerwise(fewer, known, (), fewer.tables()).degrees]
+        near = [_layerwise(fewer, known, (), fewer.tables(tables.sketches)).degrees]
     best = np.inf
     for _ in range(ROUNDS):
         problem = Problem(job, around(job, starts, near, primes), tables)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from math import prod
+from operator import mul
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +37,7 @@ def block_seconds(
     """
     weighted = isinstance(spec, WEIGHTED)
     passes: list[Pass] = ["forward", *(["data"] * (not first)), *(["weights"] * weighted)]  # type: ignore[list-item]
-    results, reads = np.prod(out, axis=0), [np.prod(i, axis=0) for i in inputs]
+    results, reads = reduce(mul, out), [reduce(mul, i) for i in inputs]
     if isinstance(spec, s.Concat | s.Join):
         reads = [results]  # the largest pieces of its inputs are not on one rank
     flops = 2 * multiply_adds(spec, inputs, out, kernel)
@@ -58,14 +60,14 @@ def multiply_adds(
     spec: s.LayerSpec, inputs: Sequence[Sequence[Floats]], out: Sequence[Floats], kernel: Floats | None
 ) -> Floats:
     """Return the multiply-adds of a forward pass, as `network.count.multiply_adds` has them for one placement."""
-    results, x = np.prod(out, axis=0), inputs[0]
+    results, x = reduce(mul, out), inputs[0]
     if isinstance(spec, s.LSTM):
         return np.asarray(4 * x[2] * out[0] * out[1] * (x[1] + spec.hidden))
     if isinstance(spec, s.Attention):
         return np.asarray(2 * results * inputs[1][2])
     if isinstance(spec, s.Conv | s.ConvTranspose | s.Linear) and kernel is not None:
         # A result element takes C x window products, the input element of a transposed convolution K x window.
-        return np.asarray(kernel * (np.prod(x, axis=0) if isinstance(spec, s.ConvTranspose) else results))
+        return np.asarray(kernel * (reduce(mul, x) if isinstance(spec, s.ConvTranspose) else results))
     return np.zeros_like(results)
 
 

@@ -6,30 +6,27 @@ is cut in few different *ways*, however many grids there are, because most axes 
     grids          n4 k1 h1   n2 k2 h1   n2 k1 h2   n1 k4 h1  ...       G of them
     dim K          way 0      way 1      way 0      way 2               U ways, U much less than G
 
-Which axes cut a dim, and into which intervals, is asked of `place`, the one table of gridnn: with one axis in use
-after the other, for the dims are independent of each other.
+Which axes cut a dim, and into which intervals, is said by its pattern (`patterns`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from math import prod
+from functools import cached_property, reduce
+from operator import mul
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gridnn.cost.collectives import members_of
+from gridnn.cost.machine import Machine
+from gridnn.cost.patterns import Pattern, Patterns, Sizes
 from gridnn.geometry.grid import AXES, GridShape, Scheme
-from gridnn.geometry.interval import Interval
-from gridnn.geometry.layout import Dim, Layout, cut
-from gridnn.network.placement import Placement
 
 Ints = NDArray[np.int64]
-PROBE = Scheme(GridShape((2, 2, 2, 2, 2, 2)))
-"""A grid that uses every axis: its layouts say which axes cut which dim."""
-ODD = Scheme(GridShape((3, 3, 3, 3, 3, 3)))
-"""Another: windows may cut like plain blocks where there are two, but then not where there are three."""
+Floats = NDArray[np.float64]
+DIGIT = 6
+"""Bits of a code that say which power of two a size is, up to 2 ** 62, or that it is 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +57,10 @@ class Ways:
         return np.asarray(self.degrees.prod(axis=1))
 
     @cached_property
-    def by_parts(self) -> tuple[Ints, Ints, Ints]:
-        """Return the distinct numbers of blocks, a way that has each, and for each way which it has."""
-        parts, way, of = np.unique(self.parts, return_index=True, return_inverse=True)
-        return parts, way, of.reshape(-1)
+    def by_parts(self) -> tuple[tuple[Sizes, ...], Ints]:
+        """The sizes of the axes for each distinct number of blocks, and for each way which it has."""
+        _, way, of = np.unique(self.parts, return_index=True, return_inverse=True)
+        return tuple(map(tuple, self.degrees[way].tolist())), of.reshape(-1)
 
     @cached_property
     def bits(self) -> Ints:
@@ -87,14 +84,27 @@ class Ways:
 
 @dataclass(frozen=True, eq=False)
 class Grids:
-    """Candidate grids of a layer, all from rank 0 on: sizes of the axes n, k, c, d, h, w, one row a grid."""
+    """Candidate grids of a layer, all from rank 0 on: sizes of the axes n, k, c, d, h, w, one row a grid.
+
+    What is asked of them is kept: layers ask much the same.
+
+    Attributes
+    ----------
+    within
+        Other grids that hold these, and which of them these are: what is known of those is known of these.
+    """
 
     degrees: Ints
+    within: tuple[Grids, Ints] | None = None
 
     @cached_property
     def sizes(self) -> Ints:
         """Processes of each grid."""
         return np.asarray(self.degrees.prod(axis=1))
+
+    def some(self, rows: Ints) -> Grids:
+        """Return some of the grids."""
+        return Grids(self.degrees[rows], (self, rows))
 
     @cached_property
     def strides(self) -> Ints:
@@ -108,23 +118,86 @@ class Grids:
         return bool(np.all(self.degrees & (self.degrees - 1) == 0))
 
     @cached_property
-    def cuts(self) -> dict[tuple[Dim, Dim], Cut]:
-        """Dims whose cuts are known, by how two probes cut them."""
+    def _ways(self) -> dict[tuple[str, ...], Ways]:
         return {}
 
     @cached_property
-    def _ways(self) -> dict[tuple[str, ...], Ways]:
+    def _cuts(self) -> dict[Pattern, Cut]:
+        return {}
+
+    @cached_property
+    def _volumes(self) -> dict[Patterns, Floats]:
+        return {}
+
+    @cached_property
+    def _copies(self) -> dict[tuple[str, ...], Ints]:
+        return {}
+
+    @cached_property
+    def _members(self) -> dict[tuple[object, ...], tuple[Ints, ...]]:
         return {}
 
     def ways(self, axes: tuple[str, ...]) -> Ways:
         """Return the distinct ways in which some axes, outermost first, cut a dim."""
-        if axes not in self._ways:
+        if axes not in self._ways and self.within is not None:
+            every = self.within[0].ways(axes)
+            some, of = np.unique(every.of[self.within[1]], return_inverse=True)
+            self._ways[axes] = Ways(axes, every.degrees[some], every.strides[some], of.reshape(-1))
+        elif axes not in self._ways:
             columns = [AXES.index(a) for a in axes]
             degrees, strides = self.degrees[:, columns], self.strides[:, columns]
             strides = np.where(degrees > 1, strides, 0)  # an axis that does not cut has no say
-            rows, of = np.unique(np.hstack([degrees, strides]), axis=0, return_inverse=True)
+            rows = np.hstack([degrees, strides])
+            if self.aligned and 0 < DIGIT * rows.shape[1] < 63:  # one number a row, in the order of the rows
+                digits, code = np.frexp(rows)[1].astype(np.int64), np.zeros(len(rows), np.int64)
+                for column in digits.T:
+                    code = (code << DIGIT) + column
+                _, first, of = np.unique(code, return_index=True, return_inverse=True)
+                rows = rows[first]
+            else:
+                rows, of = np.unique(rows, axis=0, return_inverse=True)
             self._ways[axes] = Ways(axes, rows[:, : len(axes)], rows[:, len(axes) :], of.reshape(-1))
         return self._ways[axes]
+
+    def cut(self, pattern: Pattern) -> Cut:
+        """Return how a dim is cut under all grids; the same object for the same pattern."""
+        if pattern not in self._cuts:
+            ways = self.ways(pattern.axes)
+            self._cuts[pattern] = Cut(
+                pattern, ways, pattern.largest(ways.degrees, self.aligned), self.aligned
+            )
+        return self._cuts[pattern]
+
+    def cuts(self, patterns: Patterns) -> list[Cut]:
+        """Return how the dims of an array are cut under all grids."""
+        return [self.cut(pattern) for pattern in patterns]
+
+    def extents(self, patterns: Patterns) -> list[Floats]:
+        """Return the largest block's extent in each dim of an array, (G,) each."""
+        return [self.cut(pattern).extents for pattern in patterns]
+
+    def volume(self, patterns: Patterns) -> Floats:
+        """Return the elements of an array's largest block, (G,)."""
+        if patterns not in self._volumes:
+            self._volumes[patterns] = reduce(mul, self.extents(patterns), np.ones(len(self)))
+        return self._volumes[patterns]
+
+    def copies(self, axes: tuple[str, ...]) -> Ints:
+        """Return the product of the sizes of some axes, for every grid."""
+        if axes not in self._copies:
+            columns = [AXES.index(a) for a in axes]
+            self._copies[axes] = np.asarray(self.degrees[:, columns].prod(axis=1))
+        return self._copies[axes]
+
+    def members(self, machine: Machine, axes: tuple[str, ...]) -> tuple[Ints, ...]:
+        """Return how the groups along some axes spread over a machine's levels; see `members_of`."""
+        key = machine.units, axes
+        if key not in self._members and self.within is not None:
+            every = self.within[0].members(machine, axes)
+            self._members[key] = tuple(level[self.within[1]] for level in every)
+        elif key not in self._members:
+            self._members[key] = members_of(machine, self.degrees, axes)
+        return self._members[key]
 
     def __len__(self) -> int:
         return len(self.degrees)
@@ -140,27 +213,26 @@ class Cut:
 
     Attributes
     ----------
-    probe
-        The dim with all axes in use.
     ways
         The U ways in which the G grids cut the dim.
     size : (U,)
         Elements of the largest block of each way.
-    kind
-        "plain" (balanced blocks that tile the dim), "window" (blocks that may overlap) or "part" (pieces of the
-        blocks of a longer dim, for a concatenation).
     """
 
-    probe: Dim
+    pattern: Pattern
     ways: Ways
     size: Ints
-    kind: str
-    dims: Callable[[tuple[int, ...]], Dim]
+    aligned: bool
 
     @property
     def extent(self) -> int:
         """Elements of the dim."""
-        return self.probe.extent
+        return self.pattern.extent
+
+    @property
+    def kind(self) -> str:
+        """How its pattern cuts: "plain", "window" or "part"."""
+        return self.pattern.kind
 
     @property
     def way(self) -> Ints:
@@ -168,80 +240,15 @@ class Cut:
         return self.ways.of
 
     @cached_property
+    def extents(self) -> Floats:
+        """Elements of the largest block of each grid, (G,)."""
+        return self.size[self.way].astype(float)
+
+    @cached_property
     def key(self) -> tuple[object, ...]:
         """Equal keys: cut alike, by other grids perhaps."""
-        return (self.probe, self.ways.key, self.size.tobytes())
+        return (self.pattern, self.aligned, *self.ways.key)
 
     def intervals(self, way: int) -> tuple[Ints, Ints]:
         """Return starts and stops of the blocks of a way."""
-        found = self.dims(tuple(int(d) for d in self.ways.degrees[way])).intervals
-        return np.array([i.start for i in found]), np.array([i.stop for i in found])
-
-
-def cuts(
-    grids: Grids, placed: Callable[[Scheme], Placement], layout: Callable[[Placement], Layout]
-) -> list[Cut]:
-    """Return how each dim of one of a layer's layouts is cut under all grids.
-
-    Parameters
-    ----------
-    placed
-        The layer on a scheme.
-    layout
-        Which of its layouts.
-    """
-    even, odd = layout(placed(PROBE)).dims, layout(placed(ODD)).dims
-
-    def at(number: int) -> Callable[[Scheme], Dim]:
-        return lambda scheme: layout(placed(scheme)).dims[number]
-
-    found = []
-    for i, pair in enumerate(zip(even, odd, strict=True)):
-        if (
-            pair not in grids.cuts
-        ):  # blocks are linear in their number: who cuts alike in two ways does so in all
-            grids.cuts[pair] = _cut(grids, pair[0], _kind(*pair), at(i))
-        found.append(grids.cuts[pair])
-    return found
-
-
-def whole_axes(layout: Layout) -> tuple[str, ...]:
-    """Return the axes that cut no dim of a layout on the probe."""
-    cutting = {a for d in layout.dims for a in d.axes}
-    return tuple(a for a in AXES if a not in cutting)
-
-
-def copies(grids: Grids, axes: tuple[str, ...]) -> Ints:
-    """Return the product of the sizes of some axes, for every grid."""
-    return np.asarray(grids.degrees[:, [AXES.index(a) for a in axes]].prod(axis=1))
-
-
-def _cut(grids: Grids, probe: Dim, kind: str, placed: Callable[[Scheme], Dim]) -> Cut:
-    ways = grids.ways(probe.axes)
-
-    def dims(sizes: tuple[int, ...]) -> Dim:
-        if kind == "part" and grids.aligned:  # an axis inside another cuts as one of their product does
-            sizes = (prod(sizes), *(1 for _ in sizes[1:]))
-        return placed(Scheme(GridShape.of(**dict(zip(probe.axes, sizes, strict=True)))))
-
-    if kind == "plain":
-        size = np.full(len(ways.degrees), probe.extent)
-        for column in ways.degrees.T:
-            size = -(-size // column)
-    else:
-        largest: dict[int, int] = {}
-        found = [dims(tuple(row)) for row in ways.degrees.tolist()]
-        for dim in found:
-            if id(dim) not in largest:
-                largest[id(dim)] = max(i.size for i in dim.intervals)
-        size = np.array([largest[id(dim)] for dim in found], dtype=np.int64)
-    return Cut(probe, ways, size, kind, dims)
-
-
-def _kind(probe: Dim, odd: Dim) -> str:
-    if all(d == cut(d.extent, s.grid, d.axes) for d, s in ((probe, PROBE), (odd, ODD))):
-        return "plain"
-    covered = Interval(min(i.start for i in probe.intervals), max(i.stop for i in probe.intervals))
-    starts = [i.start for i in probe.intervals if i.size]
-    tiles = sum(i.size for i in probe.intervals) >= covered.size and starts == sorted(starts)
-    return "window" if tiles and prod(i.size > 0 for i in probe.intervals) else "part"
+        return self.pattern.blocks(tuple(self.ways.degrees[way].tolist()), self.aligned)

@@ -10,8 +10,10 @@ from gridnn.cost.grids import Cut, Ints
 Floats = NDArray[np.float64]
 SMALL = 1 << 12
 """Pairs of blocks up to which looking at all of them is faster than sorting."""
+Met = dict[object, tuple[int, int, Ints]]
+"""Blocks a want meets, wants a block meets, elements wanted of each block: for two ways to cut a dim."""
 Counts = tuple[Floats, Floats, list[list[Ints]]]
-"""Blocks a want meets, wants a block meets, elements wanted of each block: for each pair of numbers of blocks."""
+"""The same for every pair of numbers of blocks."""
 
 
 def boxes(cut: Cut, ranks: Ints) -> tuple[Ints, Ints]:
@@ -32,46 +34,57 @@ def lengths(cut: Cut, ranks: Ints) -> Ints:
 
 
 def counted(
-    s: Cut, t: Cut, i: Ints, j: Ints, ranks: Ints | None, known: dict[object, Counts]
-) -> list[Floats]:
-    """Return, for a dim: blocks a want meets; elements wanted of a block, (*pairs, R); wants a block meets."""
-    if s.kind == t.kind == "plain" and ranks is None:
-        mine, theirs = s.size[i] + 0.0, t.size[j] + 0.0
-        wanted = np.broadcast_to(mine, np.broadcast(mine, theirs).shape)[..., None]
-        return [np.ceil(theirs / mine), wanted, np.ceil(mine / theirs)]
+    s: Cut, t: Cut, i: Ints, j: Ints, ranks: Ints | None, known: Met
+) -> tuple[Floats, Floats, Floats]:
+    """Return what is wanted of a block, blocks a want meets and wants a block meets, for pairs of ways of a dim.
+
+    Parameters
+    ----------
+    i, j : (N,)
+        The ways of both cuts.
+    ranks
+        Those whose blocks are looked at; None for the block of which most is wanted.
+
+    Returns
+    -------
+    Elements (N, ranks), or (N,) without them; and twice a number (N,).
+    """
     # The intervals depend on how many blocks there are, not on who has them.
     met, meeting, wanted_of = _by_parts(s, t, known)
-    my_parts, their_parts = s.ways.by_parts[2], t.ways.by_parts[2]
+    my_parts, their_parts = s.ways.by_parts[1], t.ways.by_parts[1]
     here = my_parts[i], their_parts[j]
     if ranks is None:
-        most = np.array([[wanted.max() for wanted in row] for row in wanted_of], dtype=float)[..., None]
-        return [met[here], most[here], meeting[here]]
+        most = np.array([[wanted.max() for wanted in row] for row in wanted_of], dtype=float)
+        return most[here], met[here], meeting[here]
     cover = np.array(
         [[wanted[s.ways.block_of(way, ranks)] for wanted in wanted_of[a]] for way, a in enumerate(my_parts)],
         dtype=float,
     )
-    return [met[here], cover[i, here[1]], meeting[here]]
+    return cover[i, here[1]], met[here], meeting[here]
 
 
-def _by_parts(s: Cut, t: Cut, known: dict[object, Counts]) -> Counts:
+def _by_parts(s: Cut, t: Cut, known: Met) -> Counts:
     """Return, for numbers of blocks of both cuts: blocks a want meets, wants a block meets, elements wanted of each."""
-    (parts, ways, _), (others, columns, _) = s.ways.by_parts, t.ways.by_parts
-    key = (s.probe, parts.tobytes(), t.probe, others.tobytes())
-    if key not in known:
-        met, meeting = np.ones((2, len(ways), len(columns)))
-        wanted: list[list[Ints]] = [[] for _ in ways]
-        needs = [t.intervals(column) for column in columns.tolist()]
-        for a, way in enumerate(ways.tolist()):
-            blocks = s.intervals(way)
-            for b, want in enumerate(needs):
-                if len(blocks[0]) * len(want[0]) <= SMALL:
-                    met[a, b], meeting[a, b], shared = _by_pairs(blocks, want)
-                else:
-                    met[a, b], meeting[a, b] = _most_met(blocks, want), _most_met(want, blocks)
-                    shared = _below(want, blocks[1]) - _below(want, blocks[0])
-                wanted[a].append(shared)
-        known[key] = met, meeting, wanted
-    return known[key]
+    rows, columns = s.ways.by_parts[0], t.ways.by_parts[0]
+    met, meeting = np.ones((2, len(rows), len(columns)))
+    wanted: list[list[Ints]] = [[] for _ in rows]
+    for a, mine in enumerate(rows):
+        for b, theirs in enumerate(columns):
+            key = s.pattern, mine, s.aligned, t.pattern, theirs, t.aligned
+            if key not in known:
+                known[key] = _meeting(s.pattern.blocks(mine, s.aligned), t.pattern.blocks(theirs, t.aligned))
+            met[a, b], meeting[a, b], shared = known[key]
+            wanted[a].append(shared)
+    return met, meeting, wanted
+
+
+def _meeting(blocks: tuple[Ints, Ints], wants: tuple[Ints, Ints]) -> tuple[int, int, Ints]:
+    """Return blocks a want meets at most, wants a block meets at most, elements wanted of each block."""
+    if len(blocks[0]) * len(wants[0]) <= SMALL:
+        return _by_pairs(blocks, wants)
+    return (
+        _most_met(blocks, wants), _most_met(wants, blocks), _below(wants, blocks[1]) - _below(wants, blocks[0])
+    )  # fmt: skip
 
 
 def _by_pairs(blocks: tuple[Ints, Ints], wants: tuple[Ints, Ints]) -> tuple[int, int, Ints]:

@@ -16,23 +16,51 @@ updated and kept with the first of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 
 from gridnn.cost.blocks import block_seconds
-from gridnn.cost.collectives import allgather_s, allreduce_s, members_of, reduce_scatter_s
-from gridnn.cost.grids import PROBE, Cut, Grids, Ints, copies, cuts, whole_axes
+from gridnn.cost.collectives import allgather_s, allreduce_s, reduce_scatter_s
+from gridnn.cost.grids import Cut, Floats, Grids, Ints
 from gridnn.cost.machine import Machine
 from gridnn.cost.memory import KEEP_INPUTS
-from gridnn.cost.moves import Floats, Moves
+from gridnn.cost.moves import Moves
+from gridnn.cost.overlaps import Edge
+from gridnn.cost.patterns import Shape, Sketch, Sketches
 from gridnn.cost.traffic import STATISTIC_BYTES
-from gridnn.geometry.grid import AXES, GridShape, Scheme
-from gridnn.geometry.layout import Layout
 from gridnn.network import spec as s
-from gridnn.network.placement import Placement, place
 
-Shape = tuple[int, ...]
+Collective = Callable[[Machine, Sequence[Ints], Floats, int], Floats]
+Group = tuple[tuple[Ints, ...], Floats]
+"""The members and the bytes of a collective on many grids."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A layer whose costs are asked for.
+
+    Attributes
+    ----------
+    inputs, out
+        Shapes of one sample.
+    first
+        The layer reads the input of the network: there is no gradient to make.
+    shares
+        Its weights are another layer's.
+    absorbed
+        The layer before it computes it where both are on one grid: then it costs nothing, elsewhere an edge
+        carries its cost.
+    """
+
+    spec: s.LayerSpec
+    inputs: Sequence[Shape]
+    out: Shape
+    grids: Grids
+    first: bool = False
+    shares: bool = False
+    absorbed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,82 +97,49 @@ class CostTables:
         Arrays of optimizer state a parameter.
     bucket_bytes
         Gradients are summed in buckets of about that size: a smaller one takes its share of a bucket's time.
+    sketches
+        Of layers, as far as they are known: any tables may share them.
     """
 
     def __init__(
         self, machine: Machine, batch: int, procs: int, itemsize: int = 4, *, passes: int = 1, states: int = 1,
-        bucket_bytes: int = 4 << 20,
+        bucket_bytes: int = 4 << 20, sketches: Sketches | None = None,
     ) -> None:  # fmt: skip
         self.machine, self.batch, self.procs, self.itemsize = machine, batch, procs, itemsize
         self.passes, self.states, self.bucket_bytes = passes, states, bucket_bytes
-        self.moves = Moves(machine, procs, itemsize)
-        self._placed: dict[tuple[object, ...], dict[GridShape, Placement]] = {}
+        self.sketches = sketches or Sketches()
+        self.moves = Moves(machine, procs, itemsize, self.sketches.met)
 
     def layer(
         self, spec: s.LayerSpec, inputs: Sequence[Shape], out: Shape, grids: Grids, *, first: bool = False,
         shares: bool = False, absorbed: bool = False,
     ) -> LayerCosts:  # fmt: skip
-        """Return the costs of a layer.
+        """Return the costs of a layer; see `Layer`."""
+        return self.layers([Layer(spec, inputs, out, grids, first, shares, absorbed)])[0]
 
-        Parameters
-        ----------
-        inputs, out
-            Shapes of one sample.
-        first
-            The layer reads the input of the network: there is no gradient to make.
-        shares
-            Its weights are another layer's.
-        absorbed
-            The layer before it computes it where both are on one grid: then it costs nothing, elsewhere an edge
-            carries its cost.
-        """
-        shapes = tuple((self.batch, *i) for i in inputs), (self.batch, *out)
-
-        known = self._placed.setdefault((spec, shapes), {})
-
-        def placed(scheme: Scheme) -> Placement:
-            if scheme.grid not in known:
-                known[scheme.grid] = place(spec, *shapes, scheme)
-            return known[scheme.grid]
-
-        probe, zeros = placed(PROBE), np.zeros(len(grids))
-        raw = cuts(grids, placed, lambda p: p.raw)
-        needs = tuple(
-            (cuts(grids, placed, _of(lambda p: p.needs, i)), copies(grids, whole_axes(need)))
-            for i, need in enumerate(probe.needs)
-        )
-        weights = [
-            (cuts(grids, placed, _of(lambda p: [w.layout for w in p.parameters], i)), parameter)
-            for i, parameter in enumerate(probe.parameters)
+    def layers(self, asked: Sequence[Layer]) -> list[LayerCosts]:
+        """Return the costs of some layers: their collectives are priced together, which takes as long as one."""
+        sketches = [
+            self.sketches.of(x.spec, [(self.batch, *i) for i in x.inputs], (self.batch, *x.out))
+            for x in asked
         ]
-        kept = sum(
-            (_volume(cuts(grids, placed, _of(lambda p: p.kept, i))) for i in range(len(probe.kept))), zeros
-        )
-        out_cuts = cuts(grids, placed, lambda p: p.out)
-        own = [] if shares else weights
-        elements = sum((_volume(c) for c, _ in own), zeros)
-        in_sizes, out_sizes = [_sizes(c) for c, _ in needs], _sizes(raw)
-        kernel = np.prod(_sizes(weights[0][0])[1:], axis=0) if weights else None
-        compute = block_seconds(self.machine, spec, in_sizes, out_sizes, kernel, kept, first=first)
-        update = elements * (2 + self.states) * self.machine.touch_s_per_element
-        owed = whole_axes(probe.raw)
-        settle = self._settle(grids, owed, _volume(raw) * self.itemsize) + self._inner(grids, placed)
-        gradients = sum(
-            (self._sum(grids, whole_axes(p.layout), _volume(c) * self.itemsize) for c, p in own if p.owed),
-            zeros,
-        )
-        alone = self.passes * compute
-        return LayerCosts(
-            grids,
-            (zeros if absorbed else alone) + update,
-            self.passes * settle,
-            self.passes * self._statistics(spec, grids, probe.statistics, in_sizes[0]),
-            gradients,
-            self._memory(spec, elements, in_sizes, out_sizes, kept),
-            needs,
-            out_cuts,
-            alone if absorbed else None,
-        )
+        both = list(zip(asked, sketches, strict=True))
+        settled = [self._moved(*each) for each in both]
+        forward = self._priced(reduce_scatter_s, settled)
+        backward = self._priced(allgather_s, settled)
+        statistics = self._priced(allreduce_s, [self._statistics(*each) for each in both])
+        sums = [self._gradients(*each) for each in both]
+        gradients = self._priced(allreduce_s, [[group for group, _ in each] for each in sums])
+        found = []
+        for at, (x, sketch) in enumerate(both):
+            zeros = np.zeros(len(x.grids))
+            there_and_back = [a + b for a, b in zip(forward[at], backward[at], strict=True)]
+            times = [1, *(times for times, *_ in sketch.inner)]
+            settle_s = sum((n * each for n, each in zip(times, there_and_back, strict=True)), zeros)
+            shares = (each * share for each, (_, share) in zip(gradients[at], sums[at], strict=True))
+            gradients_s = sum(shares, zeros)
+            found.append(self._layer(x, sketch, settle_s, sum(statistics[at], zeros), gradients_s))
+        return found
 
     def edge(
         self, producer: LayerCosts, consumer: LayerCosts, number: int, rows: Ints | None = None,
@@ -157,86 +152,113 @@ class CostTables:
         rows, columns
             Which grids of the producer and of the consumer, arrays that broadcast; all pairs if None.
         """
-        need, shared = consumer.needs[number]
         rows = np.arange(len(producer.grids))[:, None] if rows is None else rows
         columns = np.arange(len(consumer.grids)) if columns is None else columns
-        seconds = self.moves.seconds(
-            producer.out, producer.grids, need, consumer.grids, shared, rows, columns
-        )
-        if consumer.alone_s is not None:
-            seconds = seconds + (seconds > 0) * consumer.alone_s[columns] / self.passes
-        return self.passes * seconds
+        return self.edges([(producer, consumer, number, rows, columns)])[0]
+
+    def edges(self, asked: Sequence[tuple[LayerCosts, LayerCosts, int, Ints, Ints]]) -> list[Floats]:
+        """Return the seconds of some edges, each as `edge` is asked for: together they take hardly longer than one."""
+        found = []
+        edges = [
+            Edge(
+                made.out, made.grids, used.needs[number][0], used.grids, used.needs[number][1], rows, columns
+            )
+            for made, used, number, rows, columns in asked
+        ]
+        for (_, used, _, _, columns), seconds in zip(asked, self.moves.seconds(edges), strict=True):
+            if used.alone_s is not None:
+                seconds = seconds + (seconds > 0) * used.alone_s[columns] / self.passes
+            found.append(self.passes * seconds)
+        return found
 
     def floor(self, producer: LayerCosts, consumer: LayerCosts, number: int) -> Floats:
         """Return the least that an edge costs each grid of the consumer, whatever the producer's."""
         need, _ = consumer.needs[number]
         return self.passes * self.moves.floor(producer.out, producer.grids, need, consumer.grids)
 
-    def _sum(self, grids: Grids, axes: tuple[str, ...], nbytes: Floats) -> Floats:
-        """Seconds of the all-reduce of a gradient over the ranks that share it, in its bucket."""
-        members = members_of(self.machine, grids.degrees, axes)
-        bucket = np.maximum(nbytes, self.bucket_bytes)
-        return allreduce_s(self.machine, members, bucket, self.procs) * (nbytes / bucket)
+    def on(self, machine: Machine) -> CostTables:
+        """Return the tables of another machine; where its units have as many ranks, overlaps are known already."""
+        found = copy(self)
+        found.machine, found.moves = machine, self.moves.on(machine)
+        return found
 
-    def _settle(self, grids: Grids, axes: tuple[str, ...], nbytes: Floats) -> Floats:
-        if not axes or (copies(grids, axes) == 1).all():
-            return np.zeros(len(grids))
-        members = members_of(self.machine, grids.degrees, axes)
-        forward = reduce_scatter_s(self.machine, members, nbytes, self.procs)
-        return forward + allgather_s(self.machine, members, nbytes, self.procs)
+    def _layer(
+        self, x: Layer, sketch: Sketch, settle_s: Floats, statistics_s: Floats, gradients_s: Floats
+    ) -> LayerCosts:
+        """Return the costs of a layer whose collectives are priced."""
+        grids, zeros = x.grids, np.zeros(len(x.grids))
+        kept = sum((grids.volume(each.dims) for each in sketch.kept), zeros)
+        elements = sum((grids.volume(each.dims) for each in sketch.weights if not x.shares), zeros)
+        inputs = [grids.extents(each.dims) for each in sketch.needs]
+        kernel = grids.volume(sketch.weights[0].dims[1:]) if sketch.weights else None
+        compute = block_seconds(
+            self.machine, x.spec, inputs, grids.extents(sketch.raw.dims), kernel, kept, first=x.first
+        )
+        update = elements * (2 + self.states) * self.machine.touch_s_per_element
+        alone = self.passes * compute
+        return LayerCosts(
+            grids,
+            (zeros if x.absorbed else alone) + update,
+            self.passes * settle_s,
+            self.passes * statistics_s,
+            gradients_s,
+            self._memory(x, sketch, elements, kept),
+            tuple((grids.cuts(each.dims), grids.copies(each.whole)) for each in sketch.needs),
+            grids.cuts(sketch.out.dims),
+            alone if x.absorbed else None,
+        )
 
-    def _inner(self, grids: Grids, placed: Callable[[Scheme], Placement]) -> Floats:
-        """Seconds of the movements inside a layer: each gathers one way and sums up the other."""
-        total = np.zeros(len(grids))
-        for at, inner in enumerate(placed(PROBE).inner):
-            ends = [whole_axes(e) for e in (inner.exchange.source, inner.exchange.target)]
-            if len(ends[0]) > len(ends[1]):
-                full = _of(lambda p: [i.exchange.source for i in p.inner], at)
-            else:
-                full = _of(lambda p: [i.exchange.target for i in p.inner], at)
-            moving = tuple(a for a in AXES if (a in ends[0]) != (a in ends[1]))
-            total = total + inner.times * self._settle(
-                grids, moving, _volume(cuts(grids, placed, full)) * self.itemsize
-            )
-        return total
+    def _priced(self, collective: Collective, asked: Sequence[Sequence[Group]]) -> list[list[Floats]]:
+        """Return the seconds of the collectives of some layers."""
+        every = [group for groups in asked for group in groups]
+        if not every:
+            return [[] for _ in asked]
+        members = [np.concatenate(level) for level in zip(*(members for members, _ in every), strict=True)]
+        nbytes = np.concatenate([nbytes for _, nbytes in every])
+        seconds = collective(self.machine, members, nbytes, self.procs)
+        parts = iter(np.split(seconds, np.cumsum([len(nbytes) for _, nbytes in every])[:-1]))
+        return [[next(parts) for _ in groups] for groups in asked]
 
-    def _statistics(
-        self, spec: s.LayerSpec, grids: Grids, axes: tuple[str, ...], sizes: list[Floats]
-    ) -> Floats:
-        axes = tuple(a for a in AXES if a in axes)
-        if not axes:
-            return np.zeros(len(grids))
-        members = members_of(self.machine, grids.degrees, axes)
-        if isinstance(spec, s.BatchNorm | s.LayerNorm):  # two sums of float64 forward, two backward
-            sums = 2 * [2 * sizes[1 if isinstance(spec, s.BatchNorm) else 0] * STATISTIC_BYTES]
+    def _moved(self, x: Layer, sketch: Sketch) -> list[Group]:
+        """Return what is scattered one way and gathered the other: owed terms, and movements inside a layer."""
+        arrays = [(sketch.raw.dims, sketch.raw.whole), *((dims, moving) for _, dims, moving in sketch.inner)]
+        return [
+            (x.grids.members(self.machine, axes), x.grids.volume(dims) * self.itemsize)
+            for dims, axes in arrays
+        ]
+
+    def _gradients(self, x: Layer, sketch: Sketch) -> list[tuple[Group, Floats]]:
+        """Return the sums of gradients over the ranks that share them: buckets, and a gradient's share of its own."""
+        found = []
+        for weight, owed in zip(sketch.weights, sketch.owed, strict=True):
+            if owed and not x.shares:
+                nbytes = x.grids.volume(weight.dims) * self.itemsize
+                bucket = np.maximum(nbytes, self.bucket_bytes)
+                found.append(((x.grids.members(self.machine, weight.whole), bucket), nbytes / bucket))
+        return found
+
+    def _statistics(self, x: Layer, sketch: Sketch) -> list[Group]:
+        """Return the sums inside a layer."""
+        if not sketch.statistics:
+            return []
+        members, sizes = (
+            x.grids.members(self.machine, sketch.statistics),
+            x.grids.extents(sketch.needs[0].dims),
+        )
+        if isinstance(x.spec, s.BatchNorm | s.LayerNorm):  # two sums of float64 forward, two backward
+            sums = 2 * [2 * sizes[1 if isinstance(x.spec, s.BatchNorm) else 0] * STATISTIC_BYTES]
         else:  # largest logit; then sum of exponentials, picked logit, plain sum
             positions = np.prod([sizes[0], *sizes[2:]], axis=0)
             sums = [positions * self.itemsize, 3 * positions * STATISTIC_BYTES]
-        return np.asarray(
-            np.sum([allreduce_s(self.machine, members, nbytes, self.procs) for nbytes in sums], axis=0)
-        )
+        return [(members, nbytes) for nbytes in sums]
 
-    def _memory(
-        self, spec: s.LayerSpec, elements: Floats, inputs: list[list[Floats]], out: list[Floats], kept: Floats
-    ) -> Floats:
+    def _memory(self, x: Layer, sketch: Sketch, elements: Floats, kept: Floats) -> Floats:
         """Bytes a layer holds through a step: parameters, gradients, state, and what backward reads."""
-        if isinstance(spec, (*KEEP_INPUTS, *s.LOSSES)):
-            kept = sum((np.prod(i, axis=0) for i in inputs), kept)
-        elif isinstance(spec, s.Activation | s.Dropout):
-            kept = np.prod(out, axis=0)
-        elif isinstance(spec, s.Pool):
-            kept = np.prod(out, axis=0) / self.itemsize
+        grids = x.grids
+        if isinstance(x.spec, (*KEEP_INPUTS, *s.LOSSES)):
+            kept = sum((grids.volume(each.dims) for each in sketch.needs), kept)
+        elif isinstance(x.spec, s.Activation | s.Dropout):
+            kept = grids.volume(sketch.raw.dims)
+        elif isinstance(x.spec, s.Pool):
+            kept = grids.volume(sketch.raw.dims) / self.itemsize
         return self.itemsize * (elements * (2 + self.states) + kept)
-
-
-def _of(layouts: Callable[[Placement], Sequence[Layout]], number: int) -> Callable[[Placement], Layout]:
-    return lambda placement: layouts(placement)[number]
-
-
-def _sizes(layout: list[Cut]) -> list[Floats]:
-    """Return the largest block's extent in each dim, (G,) each."""
-    return [c.size[c.way].astype(float) for c in layout]
-
-
-def _volume(layout: list[Cut]) -> Floats:
-    return np.asarray(np.prod(_sizes(layout), axis=0))

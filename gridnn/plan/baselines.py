@@ -19,7 +19,6 @@ from functools import cache
 import numpy as np
 
 from gridnn.cost.grids import Grids
-from gridnn.cost.moves import Floats
 from gridnn.cost.tables import CostTables
 from gridnn.geometry.grid import AXES
 from gridnn.network import spec as s
@@ -35,14 +34,17 @@ BASELINES = ("data", "model", "owt", "fc-only", "uniform")
 
 def candidates(job: Job) -> dict[str, list[Schemes]]:
     """Return the plans of every baseline but `uniform`, as axis sizes n, k, c, d, h, w of every layer."""
-    data, model = _all(job, "n"), _all(job, "k")
+    limits = {node.name: axis_limits(job.network, node, job.per_pass) for node in job.network.nodes}
+    data, model = _all(job, limits, "n"), _all(job, limits, "k")
     late = fully_connected(job.network)
     owt = {name: model[name] if name in late else data[name] for name in data}
     split: list[Schemes] = []
     for rows in degrees(job.procs):
         sizes = {"k": rows, "n": job.procs // rows}
         if job.procs % rows == 0:
-            split.append({name: _grid(job, name, sizes) if name in late else data[name] for name in data})
+            split.append(
+                {name: _grid(job, limits[name], sizes) if name in late else data[name] for name in data}
+            )
     return {"data": [data], "model": [model], "owt": [owt], "fc-only": split}
 
 
@@ -61,14 +63,14 @@ def uniform(job: Job, tables: CostTables | None = None) -> tuple[Schemes, float]
     """Return the cheapest plan that gives every layer the same grid, and its seconds a step."""
     grids = Grids(np.array(list(uniform_grids(job)), dtype=np.int64))
     problem = Problem(job, [grids] * len(job.network.nodes), tables)
-    total = np.sum([layer.seconds for layer in problem.layers], axis=0)
-    known: dict[object, Floats] = {}
+    total, same = np.sum([layer.seconds for layer in problem.layers], axis=0), np.arange(len(grids))
+    keys, asked = [], {}
     for producer, consumer, number in problem.edges:
         made, used = problem.layers[producer], problem.layers[consumer]
-        key = (id(made), id(used), number)
-        if key not in known:
-            same = np.arange(len(grids))
-            known[key] = problem.tables.edge(made, used, number, same, same)
+        keys.append(problem.edge_key(made, used, number))
+        asked[keys[-1]] = made, used, number, same, same
+    known = dict(zip(asked, problem.tables.edges(list(asked.values())), strict=True))
+    for key in keys:
         total = total + known[key]
     best = int(np.argmin(total))
     grid: Degrees = tuple(int(d) for d in grids.degrees[best])
@@ -135,14 +137,12 @@ def _divisors(number: int) -> tuple[int, ...]:
     return tuple(d for d in range(1, number + 1) if number % d == 0)
 
 
-def _all(job: Job, axis: str) -> dict[str, Degrees]:
-    return {node.name: _grid(job, node.name, {axis: job.procs}) for node in job.network.nodes}
+def _all(job: Job, limits: Mapping[str, Mapping[str, int]], axis: str) -> dict[str, Degrees]:
+    return {name: _grid(job, most, {axis: job.procs}) for name, most in limits.items()}
 
 
-def _grid(job: Job, name: str, wanted: Mapping[str, int]) -> Degrees:
+def _grid(job: Job, limits: Mapping[str, int], wanted: Mapping[str, int]) -> Degrees:
     """Return the grid of a layer with these sizes, each no larger than what it cuts."""
-    node = next(n for n in job.network.nodes if n.name == name)
-    limits = axis_limits(job.network, node, job.per_pass)
     steps = degrees(job.procs)
     return tuple(
         max(d for d in steps if d <= min(wanted[a], limits[a])) if a in wanted and a in limits else 1

@@ -17,7 +17,7 @@ import numpy as np
 
 from gridnn.cost.grids import Grids, Ints, Ways
 from gridnn.cost.moves import Floats
-from gridnn.cost.tables import CostTables, LayerCosts
+from gridnn.cost.tables import CostTables, Layer, LayerCosts
 from gridnn.errors import InputError
 from gridnn.geometry.grid import Scheme
 from gridnn.network import spec as s
@@ -57,26 +57,16 @@ class Problem:
         self._floors: dict[object, Floats] = {}
 
     def _layers(self) -> tuple[LayerCosts, ...]:
-        shapes, known, found = self.job.network.shapes, dict[object, LayerCosts](), []
+        shapes, asked, keys = self.job.network.shapes, dict[object, Layer](), []
         hosted = absorbable(self.job.network)
         for node, grids in zip(self.nodes, self.candidates, strict=True):
             inputs, first = tuple(shapes[i] for i in node.inputs), set(node.inputs) == {INPUT}
-            key = (
-                node.spec,
-                inputs,
-                shapes[node.name],
-                id(grids),
-                first,
-                bool(node.shared),
-                node.name in hosted,
-            )
-            if key not in known:
-                known[key] = self.tables.layer(
-                    node.spec, inputs, shapes[node.name], grids, first=first, shares=bool(node.shared),
-                    absorbed=node.name in hosted,
-                )  # fmt: skip
-            found.append(known[key])
-        return tuple(found)
+            flags = first, bool(node.shared), node.name in hosted
+            keys.append((node.spec, inputs, shapes[node.name], id(grids), flags))
+            if keys[-1] not in asked:
+                asked[keys[-1]] = Layer(node.spec, inputs, shapes[node.name], grids, *flags)
+        found = dict(zip(asked, self.tables.layers(list(asked.values())), strict=True))
+        return tuple(found[key] for key in keys)
 
     @cached_property
     def edges(self) -> list[tuple[int, int, int]]:
@@ -89,12 +79,25 @@ class Problem:
     def edge(self, producer: int, consumer: int, number: int) -> Floats:
         """Return the seconds of an edge for all pairs of grids; equal edges return the same array."""
         made, used = self.layers[producer], self.layers[consumer]
-        need, shared = used.needs[number]
-        cuts = (tuple(c.key for c in made.out), tuple(c.key for c in need), shared.tobytes())
-        key = (id(made.grids), id(used.grids), cuts, None if used.alone_s is None else id(used))
+        key = self.edge_key(made, used, number)
         if key not in self._moves:
             self._moves[key] = self.tables.edge(made, used, number)
         return self._moves[key]
+
+    def edge_key(self, made: LayerCosts, used: LayerCosts, number: int) -> object:
+        """Return a key that is the same for edges that cost the same."""
+        need, shared = used.needs[number]
+        cuts = (*map(id, made.out), *map(id, need), id(shared))
+        return id(made.grids), id(used.grids), cuts, None if used.alone_s is None else id(used)
+
+    def _price_edges(self) -> None:
+        """Price all edges for all pairs of grids."""
+        asked = {}
+        for producer, consumer, number in (edge for edges in self.links.values() for edge in edges):
+            made, used = self.layers[producer], self.layers[consumer]
+            rows, columns = np.arange(len(made.grids))[:, None], np.arange(len(used.grids))
+            asked[self.edge_key(made, used, number)] = made, used, number, rows, columns
+        self._moves.update(zip(asked, self.tables.edges(list(asked.values())), strict=True))
 
     def floor(self, producer: int, consumer: int, number: int) -> Floats:
         """Return the least an edge can cost each grid of its consumer; equal edges return the same array."""
@@ -170,16 +173,19 @@ class Problem:
     @cached_property
     def graph(self) -> CostGraph:
         """The costs as a graph, with the memory of every choice."""
+        self._price_edges()
         return CostGraph(self.costs, {pair: self.link(pair) for pair in self.links}, self.memory_bytes)
 
     def choice(self, schemes: Mapping[str, Degrees]) -> tuple[int, ...]:
         """Return the number of each layer's grid among its candidates; 0 for one that has another's weights."""
-        return tuple(
-            int(np.flatnonzero((grids.degrees == schemes[node.name]).all(axis=1))[0])
-            if not node.shared
-            else 0
-            for node, grids in zip(self.nodes, self.candidates, strict=True)
-        )
+        known: dict[tuple[int, Degrees], int] = {}
+        found = []
+        for node, grids in zip(self.nodes, self.candidates, strict=True):
+            key = id(grids), schemes[node.name]
+            if not node.shared and key not in known:
+                known[key] = int(np.flatnonzero((grids.degrees == key[1]).all(axis=1))[0])
+            found.append(0 if node.shared else known[key])
+        return tuple(found)
 
     def schemes(self, choice: Sequence[int]) -> dict[str, Scheme]:
         """Return the scheme of every layer.

@@ -104,6 +104,7 @@ class _Lazy:
         self.problem = problem
         self.costs = problem.costs
         self.floors = problem.floors
+        self.keys = {pair: problem.link_key(pair) for pair in self.floors}
         self.active: dict[int, Indices] = {}
         for i, layer in enumerate(problem.layers):
             guess = self.costs[i] + sum(self.floors[e] for e in self.floors if e[1] == i)
@@ -125,7 +126,7 @@ class _Lazy:
     def matrix(self, pair: tuple[int, int]) -> Floats:
         """Return the seconds of an edge between active candidates; edges that are alike share it."""
         i, j = pair
-        key = self.problem.link_key(pair)
+        key = self.keys[pair]
         rows, columns = self.of(i), self.of(j)
         old_rows, old_columns, old = self.matrices.get(key, (rows[:0], columns[:0], np.empty((0, 0))))
         if old.shape != (len(rows), len(columns)):

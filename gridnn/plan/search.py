@@ -117,20 +117,36 @@ def search(
             f'method "{method}" has no choice left for pins or a memory limit; use --method dynamic'
         )
     tables, plans = job.tables(), candidates(job)
-    if method != "dynamic":
-        started_s = time.perf_counter()
-        plan, seconds = uniform(job, tables) if method == "uniform" else _cheapest(job, plans[method], tables)
-        spent_s = time.perf_counter() - started_s
-        schemes = {name: Scheme(GridShape(degrees)) for name, degrees in plan.items()}  # type: ignore[arg-type]
-        return Found(method, schemes, seconds, seconds, spent_s, _prices(job, plans, tables))
+    if method == "dynamic":
+        found, seconds = layerwise(job, tables, pins, memory_bytes, every)
+        baselines = {**_prices(job, plans, tables, without=("uniform",)), "uniform": seconds}
+        return replace(found, baselines=baselines)
+    started_s = time.perf_counter()
+    plan, seconds = uniform(job, tables) if method == "uniform" else _cheapest(job, plans[method], tables)
+    spent_s = time.perf_counter() - started_s
+    schemes = {name: Scheme(GridShape(degrees)) for name, degrees in plan.items()}  # type: ignore[arg-type]
+    return Found(method, schemes, seconds, seconds, spent_s, _prices(job, plans, tables))
+
+
+def layerwise(
+    job: Job, tables: CostTables, pins: Mapping[str, Scheme] | None = None, memory_bytes: float | None = None,
+    every: bool = False,
+) -> tuple[Found, float]:  # fmt: skip
+    """Return what the method "dynamic" finds, beside no baselines, and the seconds of the best uniform plan.
+
+    Raises
+    ------
+    InputError
+        As `search`.
+    """
     fixed = check_pins(job, pins or {})
-    extra = [plan for several in plans.values() for plan in several]
+    extra = [plan for several in candidates(job).values() for plan in several]
     found = _dynamic(job, tables, extra, fixed, memory_bytes, every)
     best, seconds = uniform(job, tables)
     if seconds < found.step_s and not fixed and memory_bytes is None:
         # One grid for all may cut features by space axes, which the space of a layer leaves out: let them in.
         found = _dynamic(job, tables, [*extra, best], fixed, memory_bytes, every)
-    return replace(found, baselines={**_prices(job, plans, tables, without=("uniform",)), "uniform": seconds})
+    return found, seconds
 
 
 def _dynamic(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gridnn.analysis.chart import Bars, Lines
-from gridnn.analysis.parts import alike, gather, parts, received_bytes, scaled, tables_on
+from gridnn.analysis.parts import alike, gather, parts, received_bytes, scaled
 from gridnn.analysis.scaling import scaling, scaling_charts
 from gridnn.analysis.strategies import KNOWN, SEARCHED, choices, families
 from gridnn.analysis.study import Study, study
@@ -179,7 +179,7 @@ def test_tables_of_another_machine_are_its_own() -> None:
     tables = job.tables()
     before = parts(job, plans, tables)
     other = scaled(job.machine, 8.0, 0.25)
-    shared = parts(replace(job, machine=other), plans, tables_on(tables, other))
+    shared = parts(replace(job, machine=other), plans, tables.on(other))
     assert shared.comm_s == pytest.approx(parts(replace(job, machine=other), plans).comm_s, rel=1e-12)
     assert parts(job, plans, tables).comm_s == pytest.approx(before.comm_s, rel=1e-12)
 

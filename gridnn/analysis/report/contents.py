@@ -11,18 +11,26 @@
 | step          | timeline                                | `plan.simulate`, by `step`      |
 | machine       | table                                   | the machine file                |
 
-Parts know nothing of each other, so they can be made in several processes; searches take most of the time.  A part
-that has no answer for a job (no Pr x Pc fits, too many processes to simulate) leaves the reason in its section: the
-rest of the page is as good as before.
+Parts know nothing of each other, so they can be made in several processes; searches take most of the time.  One of
+them finds the plan that is shown, so parts that ask about no plan are begun before it is known:
+
+    process 1    search ------------ | batch ----------- | weak ----- | layers
+    process 2    strong ------- | alpha -------- | beta -------- | network
+
+A part that has no answer for a job (no Pr x Pc fits, too many processes to simulate) leaves the reason in its section:
+the rest of the page is as good as before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing import get_context
+from typing import Any, TypeVar
 
 from gridnn import __version__
 from gridnn.analysis.report.machine import machine_table
@@ -39,6 +47,7 @@ from gridnn.plan.job import Job
 from gridnn.plan.outcome import outcome
 from gridnn.plan.search import MODEL_ERROR, search
 
+T = TypeVar("T")
 FEWEST, MOST = 8, 4096
 """Processes between which the scaling study doubles and halves those of the page."""
 FEW = 6
@@ -61,17 +70,17 @@ class Asked:
 
     Attributes
     ----------
-    name, schemes
-        The plan that is shown layer by layer.
     counts
         Processes of the scaling study.
+    name, schemes
+        The plan that is shown layer by layer; "" and nothing for parts that ask about none.
     """
 
     study: Study
     procs: int
-    name: str
-    schemes: Mapping[str, Scheme]
     counts: tuple[int, ...]
+    name: str = ""
+    schemes: Mapping[str, Scheme] = field(default_factory=dict)
 
     @property
     def job(self) -> Job:
@@ -104,23 +113,30 @@ def contents(
         If the grid does not fit, or the job cannot be.
     """
     job = study.job(procs)
-    best = search(job, "dynamic")
-    if plan is None:
-        plan = grid, best.schemes if grid == "dynamic" else schemes_of(job, grid)
-    asked = Asked(study, procs, *plan, tuple(over) or _counts(job))
-    result = outcome(job, asked.schemes)
-    made = _made(asked, workers)
+    if plan is None and grid != "dynamic":
+        plan = grid, schemes_of(job, grid)
+    asked = Asked(study, procs, tuple(over) or _counts(job))
+    with _processes(workers) as pool:
+        found = _asked_of(pool, search, job, "dynamic")
+        order = [name for name in _LONG if name in PARTS]
+        known = {name: _asked_of(pool, _part, name, asked) for name in order if name not in _OF_A_PLAN}
+        best = found()
+        name, schemes = plan or (grid, best.schemes)
+        shown = replace(asked, name=name, schemes=schemes)
+        known |= {name: _asked_of(pool, _part, name, shown) for name in order if name in _OF_A_PLAN}
+        result = outcome(job, schemes)
+        made = [(key, known[name]()) for name, (key, _) in PARTS.items()]
     sections = tuple(_section(key, [part for at, part in made if at == key]) for key in TITLES)
     strong = next(
         (t for s in sections for word, t in s.tables if (s.key, word) == ("scaling", "strong")), None
     )
     facts = (
         ("network", study.network.name), ("batch", f"{study.batch:,}"), ("processes", f"{procs:,}"),
-        ("machine", study.machine.name), ("plan shown", asked.name), ("an element", f"{study.itemsize} bytes"),
+        ("machine", study.machine.name), ("plan shown", name), ("an element", f"{study.itemsize} bytes"),
     )  # fmt: skip
     return Contents(
         f"{study.network.name}, batch {study.batch:,}, on {procs:,} processes of {study.machine.name}",
-        facts, answers(job, best, asked.name, result, strong), sections, command, __version__,
+        facts, answers(job, best, name, result, strong), sections, command, __version__,
     )  # fmt: skip
 
 
@@ -146,20 +162,27 @@ def _counts(job: Job) -> tuple[int, ...]:
     return every if len(job.network.nodes) <= MANY_LAYERS else every_other(every, job.procs)
 
 
-def _made(asked: Asked, workers: int) -> list[tuple[str, Section]]:
-    """Return every part under the key of its section, in the order of the page."""
-    if workers < 2:
-        return [(PARTS[name][0], _part(name, asked)) for name in PARTS]
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        # The longest first, so that none is left for the end.
-        known = {name: pool.submit(_part, name, asked) for name in sorted(PARTS, key=_LONG.index)}
+@contextmanager
+def _processes(count: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Give several processes to work with; None for one."""
+    if count < 2:
+        yield None
+        return
+    with ProcessPoolExecutor(count, get_context("spawn")) as pool:
         try:
-            return [(key, known[name].result()) for name, (key, _) in PARTS.items()]
+            yield pool
         except BrokenProcessPool:
             raise RunError(
                 "a process that made a part of the page was killed, perhaps for its memory; ask for fewer processes, "
                 "or a shorter --range"
             ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)  # nothing is left to do, or there will be no page
+
+
+def _asked_of(pool: ProcessPoolExecutor | None, call: Callable[..., T], *words: Any) -> Callable[[], T]:
+    """Return what gives the result of a call: it is begun in one of several processes, or made when it is wanted."""
+    return partial(call, *words) if pool is None else pool.submit(call, *words).result
 
 
 def _part(name: str, asked: Asked) -> Section:
@@ -313,3 +336,6 @@ _LONG = (
     "strong", "batch", "weak", "alpha", "beta", "map", "grids", "network", "step", "bounds", "layers",
     "machine", "assumptions",
 )  # fmt: skip
+"""Every part, the longest first, so that none is left for the end."""
+_OF_A_PLAN = ("network", "step", "bounds", "layers")
+"""Those that ask about the plan shown."""
