@@ -19,8 +19,15 @@ from collections.abc import Callable
 import numpy as np
 from mpi4py import MPI
 
-EVERY_S = 1e-3
-"""Seconds between two calls: the buffers of a socket hold more than comes in a millisecond."""
+LEAST_S, MOST_S = 1e-3, 5e-3
+"""Seconds between two calls.  A call takes some 30 us of a core, and where all cores compute, more from them."""
+BUFFERED = 128 << 10
+"""Bytes that the buffers of a socket hold and more: what comes between two calls may be as much."""
+
+
+def every_s(beta_s_per_byte: float) -> float:
+    """Return the seconds between two calls where the slowest links take so long for a byte."""
+    return min(MOST_S, max(LEAST_S, BUFFERED * beta_s_per_byte))
 
 
 class Progress:
@@ -34,10 +41,15 @@ class Progress:
         Duplicated.  Collective.
     move
         Called as often, for what must be begun by somebody.
+
+    Attributes
+    ----------
+    every_s
+        Seconds between two calls.
     """
 
     def __init__(self, comm: MPI.Intracomm, move: Callable[[], None]) -> None:
-        self.on = False
+        self.on, self.every_s = False, LEAST_S
         self._can = comm.size > 1 and MPI.Query_thread() == MPI.THREAD_MULTIPLE
         self._move = move
         self._comm = comm.Dup() if self._can else MPI.COMM_NULL
@@ -77,4 +89,4 @@ class Progress:
         while self._busy.wait() and not self._leave:
             self._never.Test()
             self._move()
-            time.sleep(EVERY_S)
+            time.sleep(self.every_s)

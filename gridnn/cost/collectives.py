@@ -103,7 +103,8 @@ def exchange_s(
 def _seconds(
     machine: Machine, collective: str, members: Sequence[ArrayLike], nbytes: ArrayLike, procs: ArrayLike
 ) -> Floats:
-    group = _group(machine, members, nbytes, procs)
+    speed = machine.speeds.get(collective, 1.0)
+    group = _group(machine, members, np.asarray(nbytes, dtype=float) / speed, procs)
     how = machine.algorithms[collective]
     found = [work(group) for name, work in FORMULAS[collective].items() if how in (name, "best")]
     seconds = np.minimum.reduce(np.broadcast_arrays(*found)) if len(found) > 1 else found[0]

@@ -80,6 +80,9 @@ class Machine:
         How each of `COLLECTIVES` runs, one of `ALGORITHMS`.
     profile
         Measured seconds of layers, asked before the rates.
+    speeds
+        How many times as fast as its formula says each of `COLLECTIVES` moves bytes; 1 where it says nothing.
+        Formulas are made of swaps, and libraries cut and pipeline what is large.
     overlap
         Share, 0 to 1, of the seconds of a movement beside arithmetic in which the rank computes on; the rest it
         spends on carrying.  1 with a network card that needs no core, 0 where ranks copy through memory.
@@ -96,6 +99,7 @@ class Machine:
     algorithms: Mapping[str, str] = field(default_factory=lambda: dict(BEST))
     profile: Profile | None = None
     overlap: float = 1.0
+    speeds: Mapping[str, float] = field(default_factory=dict)
 
     def beside(self, moving_s: float, computing_s: float) -> float:
         """Return the seconds of a movement and of the arithmetic that goes on beside it."""
@@ -114,7 +118,7 @@ class Machine:
 
     def only_bytes(self) -> Machine:
         """Return the machine on which a byte received takes a second and a message nothing: costs are then bytes."""
-        return replace(self, levels=(Level("all", 0, 0.0, 1.0),), algorithms=BEST, profile=None)
+        return replace(self, levels=(Level("all", 0, 0.0, 1.0),), algorithms=BEST, speeds={}, profile=None)
 
 
 def machine_names() -> list[str]:
@@ -164,6 +168,11 @@ def dumps(machine: Machine, profile: str | None = None) -> str:
         lines += ["", "[[level]]", f"name = {_quoted(level.name)}"]
         lines += [f"{key} = {getattr(level, key)!r}" for key in LEVEL_KEYS[1:]]
     lines += ["", "[algorithms]", *(f"{key} = {_quoted(how)}" for key, how in machine.algorithms.items())]
+    lines += (
+        ["", "[speeds]", *(f"{key} = {speed!r}" for key, speed in machine.speeds.items())]
+        if machine.speeds
+        else []
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -179,7 +188,9 @@ class _Reader:
         self.path = path
 
     def machine(self, table: dict[str, Any]) -> Machine:
-        self._keys(table, "", ("name", "source", "date", "rank", "level"), ("algorithms", "profile"))
+        self._keys(
+            table, "", ("name", "source", "date", "rank", "level"), ("algorithms", "speeds", "profile")
+        )
         rank = self._table(table["rank"], "[rank]")
         self._keys(rank, "[rank]", RANK_KEYS, ("overlap",))
         entries = table["level"]
@@ -199,6 +210,7 @@ class _Reader:
             self._algorithms(table.get("algorithms", {})),
             self._profile(table),
             self._share(rank, "overlap", "[rank]"),
+            self._speeds(table.get("speeds", {})),
         )
 
     def _wrong(self, what: str) -> InputError:
@@ -282,6 +294,11 @@ class _Reader:
             if how not in ALGORITHMS:
                 raise self._wrong(f"[algorithms] {key} = {how!r}; use one of {', '.join(ALGORITHMS)}")
         return {**BEST, **table}
+
+    def _speeds(self, value: object) -> dict[str, float]:
+        table = self._table(value, "[speeds]")
+        self._keys(table, "[speeds]", (), COLLECTIVES)
+        return {key: self._number(table, key, "[speeds]") for key in table}
 
     def _profile(self, table: dict[str, Any]) -> Profile | None:
         if "profile" not in table:

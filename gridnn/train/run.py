@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gridnn.comm.agree import agreed
+from gridnn.comm.progress import every_s
 from gridnn.comm.sums import piece_bytes
 from gridnn.comm.watchdog import Watchdog
 from gridnn.comm.world import World
@@ -123,7 +124,8 @@ def _train(run: Run, start: Start, watchdog: Watchdog) -> Summary | Left:
         world, run.job.placed, t.dtype, t.bucket_bytes, t.cut_optimizer, config.comm.overlap, run.engine
     )
     world.progress.on = config.comm.overlap
-    world.sums.piece_bytes = piece_bytes(load_machine(config.plan.machine).slowest_s_per_byte)
+    beta = load_machine(config.plan.machine).slowest_s_per_byte
+    world.sums.piece_bytes, world.progress.every_s = piece_bytes(beta), every_s(beta)
     model.arena.initialise(t.seed)
     trainer = Trainer(world, model, run.job, t, order.steps_per_epoch, total)
     judged = EvaluationOrder(run.test.count, t.batch // passes)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gridnn.comm.collectives import start_sum
+from gridnn.comm.progress import every_s
 from gridnn.comm.world import World
 from gridnn.geometry.traffic import Key
 
@@ -46,6 +47,11 @@ def test_switched_off_there_is_no_thread(comm: Any) -> None:
         assert _threads() == 0
         if request is not None:
             request.Wait()
+
+
+@pytest.mark.parametrize(("beta", "seconds"), [(4e-10, 1e-3), (2e-8, 2.6e-3), (1e-7, 5e-3)])
+def test_slow_links_are_looked_at_less_often(beta: float, seconds: float) -> None:
+    assert every_s(beta) == pytest.approx(seconds, rel=0.01)
 
 
 @pytest.mark.ranks(2)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gridnn.cost.collectives import allgather_s, allreduce_s
 from gridnn.cost.machine import Level, Machine, dumps, load_machine, machine_names
 from gridnn.errors import InputError
 
@@ -72,6 +73,18 @@ def test_what_goes_on_beside_arithmetic(tmp_path: Path) -> None:
     assert [half.beside(4.0, c) for c in (0.0, 1.0, 3.0, 5.0)] == [4.0, 4.0, 5.0, 7.0]
 
 
+def test_collectives_may_be_faster_than_their_formulas(tmp_path: Path) -> None:
+    plain = load_machine(written(tmp_path, GOOD))
+    fast = load_machine(written(tmp_path, GOOD + "[speeds]\nallreduce = 2\n"))
+    assert load_machine(written(tmp_path, dumps(fast))) == fast and fast.speeds == {"allreduce": 2.0}
+    group, large = ((4, 8, 16), 1e9)
+    assert allreduce_s(fast, group, large, 16) == pytest.approx(
+        float(allreduce_s(plain, group, large / 2, 16))
+    )
+    assert allgather_s(fast, group, large, 16) == allgather_s(plain, group, large, 16)
+    assert not fast.only_bytes().speeds
+
+
 def test_the_machines_of_the_issue_are_there() -> None:
     assert {"cori-knl", "p100-cluster", "k80-cluster", "h100", "laptop"} <= set(machine_names())
     (cori,) = load_machine("cori-knl").levels
@@ -110,6 +123,8 @@ BAD = {
     "too many links": ("links = 2", "links = 5", "links = 5, but a unit below it has 4 ranks"),
     "more than all": ("layer_s = 0", "layer_s = 0\noverlap = 1.5", r"\[rank\] overlap = 1.5; write a share, 0 to 1"),
     "less than nothing": ("layer_s = 0", "layer_s = 0\noverlap = -0.1", r"\[rank\] overlap = -0.1"),
+    "no speed": ('allreduce = "ring"', 'allreduce = "ring"\n[speeds]\nallreduce = 0', r"\[speeds\] allreduce = 0"),
+    "speed of nothing known": ('allreduce = "ring"', '[speeds]\nbcast = 1', "unknown key 'bcast'"),
     "unknown algorithm": ('"ring"', '"star"', "allreduce = 'star'; use one of ring"),
     "unknown collective": ('allreduce = "ring"', 'bcast = "ring"', "unknown key 'bcast'"),
     "level no list": ("[[level]]\nname", "level = 3\n[x]\nname", "unknown key|not TOML|at least one"),

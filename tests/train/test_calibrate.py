@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,20 @@ def test_the_algorithm_that_made_the_seconds_is_found(how: str) -> None:
         dict.fromkeys(COLLECTIVES, 0), abs=1e-3
     )
     assert {f.algorithm for f in found.values()} <= {how, "best"} and found["allreduce"].algorithm == how
+
+
+@pytest.mark.parametrize("speed", [0.7, 1.0, 1.6])
+def test_the_speed_of_bytes_is_found(speed: float) -> None:
+    """Whatever a call takes beside: what is told for large sums equals what was measured."""
+    made = Machine("m", "s", "d", 1e11, 1e-10, 1e-5, 1 << 30, (Level("all", 0, 1e-6, 1e-9),),
+                   dict.fromkeys(COLLECTIVES, "ring"), speeds=dict.fromkeys(COLLECTIVES, speed))  # fmt: skip
+    formulas = {"allreduce": allreduce_s, "allgather": allgather_s, "reduce_scatter": reduce_scatter_s}
+    measured = [
+        links.Collective(kind, members, nbytes, 3e-4 + float(formulas[kind](made, members, nbytes, 8)))
+        for kind in COLLECTIVES for members in ((2,), (4,), (8,)) for nbytes in links.SUMS
+    ]  # fmt: skip
+    found = fit.fit_algorithms(replace(made, speeds={}), measured, 8)
+    assert all(f.speed == pytest.approx(speed, rel=0.02) for f in found.values())
 
 
 def test_where_formulas_agree_the_best_is_taken() -> None:

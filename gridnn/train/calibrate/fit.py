@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from gridnn.cost.collectives import allgather_s, allreduce_s, reduce_scatter_s
 from gridnn.cost.machine import ALGORITHMS, COLLECTIVES, Level, Machine
@@ -25,6 +26,10 @@ from gridnn.train.calibrate.links import Collective, Message, Nodes, levels_of
 
 Floats = NDArray[np.float64]
 
+TINY = 1e-9
+"""Bytes of a collective that takes its latency alone."""
+MOST_SPEED = 8.0
+"""More than that is noise, either way."""
 CLEAR = 0.9
 """An algorithm is named when its error is below this share of the next one's; otherwise the best is taken each time."""
 LARGE = 4.0
@@ -52,10 +57,14 @@ class Rate:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The algorithm of a collective; `errors` are root mean squares of log(formula / measured), by algorithm."""
+    """The algorithm of a collective; `errors` are root mean squares of log(formula / measured), by algorithm.
+
+    `speed` is how many times as fast as by the formula that fits best its bytes move, however long a call takes.
+    """
 
     algorithm: str
     errors: Mapping[str, float]
+    speed: float
 
 
 def fit_line(nbytes: Sequence[float], seconds: Sequence[float]) -> Line:
@@ -104,16 +113,25 @@ def fit_algorithms(machine: Machine, measured: Sequence[Collective], procs: int)
     found = dict[str, Fitted]()
     for kind in COLLECTIVES:
         mine = [c for c in measured if c.kind == kind]
-        taken, errors = np.array([c.seconds for c in mine]), dict[str, float]()
+        taken, errors, speeds = np.array([c.seconds for c in mine]), dict[str, float](), dict[str, float]()
         for how in (name for name in ALGORITHMS if name != "best"):
             trial = replace(machine, algorithms=dict.fromkeys(COLLECTIVES, how))
             told = np.array([float(formulas[kind](trial, c.members, c.nbytes, procs)) for c in mine])
+            empty = np.array([float(formulas[kind](trial, c.members, TINY, procs)) for c in mine])
+            speeds[how] = _speed(taken, empty, told - empty)
             call_s = max(0.0, float(((taken - told) / taken**2).sum() / (1 / taken**2).sum()))
             errors[how] = float(np.sqrt(np.mean(np.log((told + call_s) / taken) ** 2)))
         first, second, *_ = sorted(errors, key=errors.__getitem__)
         clear = errors[first] < CLEAR * errors[second]
-        found[kind] = Fitted(first if clear else "best", errors)
+        found[kind] = Fitted(first if clear else "best", errors, speeds[first])
     return found
+
+
+def _speed(taken: Floats, empty: Floats, carried: Floats) -> float:
+    """Return by how much to divide the seconds of bytes, to tell what was measured; least squares of relative errors."""
+    columns = np.stack([np.ones(len(taken)), carried], axis=1) / taken[:, None]
+    (_, factor), _ = nnls(columns, np.maximum(taken - empty, 0) / taken)
+    return float(np.clip(1 / factor, 1 / MOST_SPEED, MOST_SPEED)) if factor > 0 else 1.0
 
 
 def fit_layer_s(tiny: Sequence[Point]) -> float:

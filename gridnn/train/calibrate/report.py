@@ -90,10 +90,10 @@ def algorithm_lines(fitted: Mapping[str, Fitted]) -> list[str]:
     """Return a table of the collectives: the algorithm, and the error of every formula."""
     names = list(next(iter(fitted.values())).errors)
     heads = "".join(f"{name:>14}" for name in names)
-    found = [f"{'collective':<16}{'taken':<14}{heads}   (error of each formula)"]
+    found = [f"{'collective':<16}{'taken':<14}{'speed':<8}{heads}   (error of each formula)"]
     for kind, fit in fitted.items():
         errors = "".join(f"{100 * fit.errors[name]:>12.0f} %" for name in names)
-        found.append(f"{kind:<16}{fit.algorithm:<14}{errors}")
+        found.append(f"{kind:<16}{fit.algorithm:<14}{fit.speed:<8.2f}{errors}")
     return found
 
 

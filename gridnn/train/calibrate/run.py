@@ -65,6 +65,7 @@ def calibrate(world: World, arguments: argparse.Namespace, say: Callable[[str], 
         On all ranks: a file that is there or cannot be written, unequal nodes, an unknown network.
     """
     from gridnn.comm.agree import agreed
+    from gridnn.comm.progress import every_s
     from gridnn.comm.sums import piece_bytes
     from gridnn.comm.world import mpi_version
     from gridnn.train.calibrate import blocks, fit, layers, links, overlap, report
@@ -100,8 +101,9 @@ def calibrate(world: World, arguments: argparse.Namespace, say: Callable[[str], 
 
     messages = list(links.measure_messages(world, nodes, quick, say))
     levels, lines = fit.fit_levels(messages, nodes)
-    if levels:  # sums go in the pieces that a run on this machine makes of them
-        world.sums.piece_bytes = piece_bytes(max(level.beta_s_per_byte for level in levels))
+    if levels:  # sums are made as a run on this machine makes them
+        beta = max(level.beta_s_per_byte for level in levels)
+        world.sums.piece_bytes, world.progress.every_s = piece_bytes(beta), every_s(beta)
     collectives = list(links.measure_collectives(world, nodes, quick, say))
     with threadpool_limits(threads), np.errstate(all="ignore"):
         beside = overlap.measure_overlap(world, quick, say) if world.size > 1 else None
@@ -127,7 +129,11 @@ def calibrate(world: World, arguments: argparse.Namespace, say: Callable[[str], 
     machine = Machine(path.stem, source, today, *rates, memory_bytes, levels, profile=profile)
     if world.size > 1:
         fitted = fit.fit_algorithms(machine, collectives, world.size)
-        machine = replace(machine, algorithms={kind: f.algorithm for kind, f in fitted.items()})
+        machine = replace(
+            machine,
+            algorithms={kind: f.algorithm for kind, f in fitted.items()},
+            speeds={kind: f.speed for kind, f in fitted.items()},
+        )
         for line in [*report.link_lines(machine, lines, messages), "", *report.algorithm_lines(fitted), ""]:
             say(line)
     if beside is not None:
