@@ -168,11 +168,8 @@ def dumps(machine: Machine, profile: str | None = None) -> str:
         lines += ["", "[[level]]", f"name = {_quoted(level.name)}"]
         lines += [f"{key} = {getattr(level, key)!r}" for key in LEVEL_KEYS[1:]]
     lines += ["", "[algorithms]", *(f"{key} = {_quoted(how)}" for key, how in machine.algorithms.items())]
-    lines += (
-        ["", "[speeds]", *(f"{key} = {speed!r}" for key, speed in machine.speeds.items())]
-        if machine.speeds
-        else []
-    )
+    if machine.speeds:
+        lines += ["", "[speeds]", *(f"{key} = {speed!r}" for key, speed in machine.speeds.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -128,7 +128,7 @@ def fit_algorithms(machine: Machine, measured: Sequence[Collective], procs: int)
 
 
 def _speed(taken: Floats, empty: Floats, carried: Floats) -> float:
-    """Return by how much to divide the seconds of bytes, to tell what was measured; least squares of relative errors."""
+    """Return by what to divide the seconds of bytes to tell what was measured: least squares of relative errors."""
     columns = np.stack([np.ones(len(taken)), carried], axis=1) / taken[:, None]
     (_, factor), _ = nnls(columns, np.maximum(taken - empty, 0) / taken)
     return float(np.clip(1 / factor, 1 / MOST_SPEED, MOST_SPEED)) if factor > 0 else 1.0
