@@ -41,6 +41,9 @@ from gridnn.train.tables import run_traffic, show_traffic
 from gridnn.train.tally import Tally
 from gridnn.train.trace import Trace
 
+WORTH_HIDING = 0.1
+"""Share of a sum that arithmetic must hide, by the machine file, for a thread to move it on meanwhile."""
+
 
 @dataclass
 class Run:
@@ -123,8 +126,10 @@ def _train(run: Run, start: Start, watchdog: Watchdog) -> Summary | Left:
     model = Model(
         world, run.job.placed, t.dtype, t.bucket_bytes, t.cut_optimizer, config.comm.overlap, run.engine
     )
-    world.progress.on = config.comm.overlap
-    beta = load_machine(config.plan.machine).slowest_s_per_byte
+    machine = load_machine(config.plan.machine)
+    beta = machine.slowest_s_per_byte
+    # Where cores carry the bytes, a thread that moves them on only takes time from arithmetic.
+    world.progress.on = config.comm.overlap and machine.overlap >= WORTH_HIDING
     world.sums.piece_bytes, world.progress.every_s = piece_bytes(beta), every_s(beta)
     model.arena.initialise(t.seed)
     trainer = Trainer(world, model, run.job, t, order.steps_per_epoch, total)

@@ -180,8 +180,19 @@ def test_every_kind_is_timed_the_same_on_all_ranks(comm: Any) -> None:
 @pytest.mark.ranks(2)
 def test_a_budget_ends_the_measuring(comm: Any) -> None:
     with World(comm) as world:
-        todo = blocks.tiny_blocks()
-        assert len(list(layers.measure_blocks(world, Engine.detect(), todo, 0.0, lambda text: None))) == 1
+        todo = 3 * blocks.tiny_blocks()
+        found = list(layers.measure_blocks(world, Engine.detect(), todo, 0.0, lambda text: None))
+    # The first of each family all the same.
+    assert [block for block, _ in found] == blocks.tiny_blocks()
+
+
+def test_a_family_of_which_only_a_tiny_block_is_known_is_not_told() -> None:
+    """Its seconds are a call's, and told for large blocks by their work they were hours."""
+    times = layers.Times(1e-4, 1e-4, 1e-4)
+    tiny = [(block, times) for block in blocks.tiny_blocks()]
+    large = [(blocks.Block(s.Linear(4096), ((16, 9216),)), layers.Times(0.1, 0.1, 0.1))]
+    kept = [block for block, _ in layers.telling(tiny, large)]
+    assert [block.family for block in kept] == ["linear", "linear"] and kept[1] is large[0][0]
 
 
 @pytest.mark.ranks(4)

@@ -84,10 +84,10 @@ def cases(network: Network, procs: int) -> list[Case]:
     Raises
     ------
     InputError
-        If `procs` is no multiple of 4.
+        If `procs` is neither 2 nor a multiple of 4.
     """
-    if procs < 4 or procs % 4:
-        raise InputError(f"{procs} hosts: the plans cut in halves and quarters; use 4 or 8")
+    if procs != 2 and (procs < 4 or procs % 4):
+        raise InputError(f"{procs} hosts: the plans cut in halves and quarters; use 2, 4 or 8")
     late = [node.name for node in network.nodes if node.name in fully_connected(network)]
     heavy = [name for name in late if name.startswith(("fc", "linear"))]
     whole, half = procs, procs // 2
@@ -98,23 +98,26 @@ def cases(network: Network, procs: int) -> list[Case]:
     found = [
         Case(BATCH, {"*": f"n{whole}"}),
         Case("model", {"*": f"k{whole}"}),
-        Case(f"uniform n{half} k2", {"*": f"n{half} k2"}),
         Case(f"uniform h{whole}", {"*": f"h{whole}"}),
-        Case(f"uniform n{half} h2", {"*": f"n{half} h2"}),
-        split(f"fc n{half} k2", f"n{whole}", f"n{half} k2"),
         split("owt", f"n{whole}", f"k{whole}"),
         split(f"fc c{whole}", f"n{whole}", f"c{whole}"),
-        split(f"fc k{half} c2", f"n{whole}", f"k{half} c2"),
         split(f"h{whole}, fc k{whole}", f"h{whole}", f"k{whole}"),
-        split(f"n{half} h2, fc k{whole}", f"n{half} h2", f"k{whole}"),
-        split(f"n{half} k2, fc k{whole}", f"n{half} k2", f"k{whole}"),
         split(
             "fc k, c in turn", f"n{whole}", f"k{whole}", **{heavy[1]: f"c{whole}"} if len(heavy) > 1 else {}
         ),
     ]
+    if half > 1:
+        found += [
+            Case(f"uniform n{half} k2", {"*": f"n{half} k2"}),
+            Case(f"uniform n{half} h2", {"*": f"n{half} h2"}),
+            split(f"fc n{half} k2", f"n{whole}", f"n{half} k2"),
+            split(f"fc k{half} c2", f"n{whole}", f"k{half} c2"),
+            split(f"n{half} h2, fc k{whole}", f"n{half} h2", f"k{whole}"),
+            split(f"n{half} k2, fc k{whole}", f"n{half} k2", f"k{whole}"),
+        ]
     if half > 2:
-        found.insert(3, Case(f"uniform n2 k{half}", {"*": f"n2 k{half}"}))
-        found.insert(7, split(f"fc n2 k{half}", f"n{whole}", f"n2 k{half}"))
+        found.append(Case(f"uniform n2 k{half}", {"*": f"n2 k{half}"}))
+        found.append(split(f"fc n2 k{half}", f"n{whole}", f"n2 k{half}"))
     if heavy:
         found.append(split("last fc n", f"n{whole}", f"k{whole}", **{heavy[-1]: f"n{whole}"}))
     return found

@@ -44,6 +44,9 @@ class Times(NamedTuple):
     weights_s: float
 
 
+Measured = tuple[Block, Times]
+
+
 @dataclass(frozen=True)
 class Point:
     """A measured pass in the terms of a machine file: products, elements touched, seconds."""
@@ -58,6 +61,8 @@ def measure_blocks(
 ) -> Iterator[tuple[Block, Times]]:
     """Yield the times of the blocks, the same on all ranks, until the budget is spent.  Collective.
 
+    The first block of every family is measured whatever it takes: nothing would be known of the family otherwise.
+
     Parameters
     ----------
     say
@@ -66,15 +71,18 @@ def measure_blocks(
     alone = World(world.group((world.rank,)))
     alone.memory = engine.memory
     started_s = said_s = time.perf_counter()
-    for number, block in enumerate(blocks):
+    seen, more, number = set[str](), True, 0
+    for block in blocks:
+        if not more and block.family in seen:
+            continue
         yield block, _time(world, alone, engine, block)
-        now_s = time.perf_counter()
+        seen.add(block.family)
+        number, now_s = number + 1, time.perf_counter()
         more = world.comm.bcast(now_s - started_s < budget_s)  # rank 0's clock, or ranks part ways
-        if now_s - said_s > 5 or not more or number + 1 == len(blocks):
-            say(f"layers: {number + 1} of {len(blocks)} blocks, {now_s - started_s:.0f} s")
+        if now_s - said_s > 5:
+            say(f"layers: {number} of {len(blocks)} blocks, {now_s - started_s:.0f} s")
             said_s = now_s
-        if not more:
-            break
+    say(f"layers: {number} of {len(blocks)} blocks, {time.perf_counter() - started_s:.0f} s")
     alone.close()
 
 
@@ -83,6 +91,12 @@ def sample_of(block: Block, times: Times) -> Sample:
     shape = block.shape
     work = work_of(block.spec, *(np.array([extents]) for extents in shape))
     return Sample(work.family, *shape, int(work.flops[0]), int(work.elements[0]), *times)
+
+
+def telling(tiny: Sequence[Measured], large: Sequence[Measured]) -> list[Measured]:
+    """Return what belongs in a profile: all, but tiny blocks whose family has no other to tell the work by."""
+    known = {block.family for block, _ in large}
+    return [*(each for each in tiny if each[0].family in known), *large]
 
 
 def points_of(block: Block, times: Times) -> list[Point]:

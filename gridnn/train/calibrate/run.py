@@ -109,7 +109,8 @@ def calibrate(world: World, arguments: argparse.Namespace, say: Callable[[str], 
         beside = overlap.measure_overlap(world, quick, say) if world.size > 1 else None
         tiny = list(layers.measure_blocks(world, engine, blocks.tiny_blocks(), QUICK_S, _nothing))
         budget_s = QUICK_S if quick else FULL_S
-        found = [*tiny, *layers.measure_blocks(world, engine, todo, budget_s, say)]
+        large = list(layers.measure_blocks(world, engine, todo, budget_s, say))
+        found = layers.telling(tiny, large)
     keep_choices(world, engine, threads, choices)
 
     if world.size == 1:
