@@ -251,15 +251,18 @@ def test_a_commit_that_fails_is_told_by_all(
 
 
 @pytest.mark.ranks(2)
+@pytest.mark.parametrize(("place", "name"), [(save, "sync_folder"), (save.Snapshot, "copy")])
 def test_a_bug_in_the_thread_is_told_too(
-    comm: Any, shared_path: Path, monkeypatch: pytest.MonkeyPatch
+    comm: Any, shared_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
+    """Also while it copies, which the update waits for."""
     with World(comm) as world:
         training = Training(world, "n2")
         writer = Writer(world, shared_path / "c", training.contents)
         if world.rank == 1:
-            monkeypatch.setattr(save, "sync_folder", lambda path: 1 // 0)
+            monkeypatch.setattr(place, name, lambda of: 1 // 0)
         training.save(writer, 1)
+        writer.await_copy()
         with pytest.raises(RunError, match=r"rank 1: ZeroDivisionError"):
             writer.finish()
         writer.close()
