@@ -320,7 +320,7 @@ class CommSection(Section):
     """How the ranks talk."""
 
     overlap: bool = True
-    """Compute while messages are under way; a thread of each rank keeps them moving."""
+    """Compute while messages are under way; where the machine file says that it pays, a thread keeps them moving."""
     timeout_s: Positive = 300.0
     """A rank silent for this long ends the run."""
 
