@@ -2,7 +2,7 @@
 
 | the job ended with             | what it means                             | what follows                            |
 |--------------------------------|-------------------------------------------|-----------------------------------------|
-| 0                              | done                                      | 0                                       |
+| 0, of all ranks                | done                                      | 0                                       |
 | 2, 3, 4                        | wrong input, or it cannot go on: it said  | the same code                           |
 | 85                             | saved, and wants to be started again      | again, with as many ranks               |
 | 1                              | a rank failed with an error               | again, with as many ranks               |
@@ -79,29 +79,31 @@ def main(argv: Sequence[str], say: Say, runner: Runner = run) -> int:
         words += [] if first and any(w.split("=")[0] == "--resume" for w in train) else ["--resume", "auto"]
         words += [] if ranks == options.n else ["--plan", "auto"]  # the given plan was for another number
         ended = runner([*mpiexec_words(mpiexec, ranks, slots), *words])
-        fate, first = judge(ended), False
+        fate, first = judge(ended, ranks), False
         if fate.final:
             return _exit_code(ended.code)
         reached = _newest(folder)
         vain, newest = (0 if reached > newest else vain + 1), reached
         if vain > options.restarts:
             say(f"{fate.words}; given up: {vain} starts in a row ended without a new checkpoint (--restarts)")
-            return _exit_code(ended.code)
+            return _failed_code(ended.code)
         if fate.lost:
             slots, ranks, gone = _left(mpiexec, slots, ranks, fate.host)
             if ranks < options.min_ranks:
                 say(
                     f"{fate.words}{gone}; given up: {ranks} ranks are left, --min-ranks is {options.min_ranks}"
                 )
-                return _exit_code(ended.code)
+                return _failed_code(ended.code)
             fate = Fate(fate.words + gone)
         since = f"step {newest}" if newest >= 0 else "the start, there is no checkpoint"
         say(f"{fate.words}; starting again on {ranks} rank{'s' * (ranks > 1)} from {since}")
 
 
-def judge(ended: Ended) -> Fate:
-    """Return what the end of a job means."""
-    if ended.told or ended.code in _FINAL:
+def judge(ended: Ended, ranks: int) -> Fate:
+    """Return what the end of a job of some ranks means."""
+    # MPICH's mpiexec may end with 0 after a rank that left with 0 while others went on, and were ended.
+    alone = ended.code == 0 and 0 < len(ended.left) < ranks
+    if ended.told or (ended.code in _FINAL and not alone):
         return Fate("", final=True)
     if ended.code == REQUEUE_CODE:
         return Fate("the run saved and wants to go on")
@@ -222,3 +224,8 @@ def _silent_hosts(mpiexec: str, hosts: Sequence[str]) -> list[str]:
 def _exit_code(code: int) -> int:
     """Return the code of a job as one of this process: a launcher killed by a signal has one below 0."""
     return code if code >= 0 else 128 - code
+
+
+def _failed_code(code: int) -> int:
+    """Return the code of a job that did not reach its end, whatever its launcher made of it."""
+    return _exit_code(code) or 1

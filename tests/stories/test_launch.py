@@ -71,11 +71,18 @@ def started(job: Job, *words: str) -> tuple[int, list[str]]:
             False,
             True,
         ),
+        (  # as mpiexec has it where the one that left is noticed before those that are ended
+            Ended(0, (Left(1, "a", 0),)),
+            "rank 1 on host a left with exit code 0 before the run had ended",
+            False,
+            True,
+        ),
+        (Ended(0, (Left(1, "a", 0), Left(0, "a", 0))), "", True, False),
         (Ended(-9), "mpiexec ended with -9", False, True),
     ],
 )
 def test_what_an_end_means(ended: Ended, words: str, final: bool, lost: bool) -> None:
-    fate = judge(ended)
+    fate = judge(ended, 2)
     assert (fate.words, fate.final, fate.lost) == (words, final, lost)
 
 
@@ -117,6 +124,12 @@ def test_it_stops_at_the_least_number_of_ranks(tmp_path: Path) -> None:
     job = Job([KILLED] * 9)
     code, said = started(job, "-n", "3", "--min-ranks", "2", "--restarts", "9", "--run-dir", str(tmp_path))
     assert (code, job.ranks) == (9, [3, 2]) and said[-1].endswith("1 ranks are left, --min-ranks is 2")
+
+
+def test_a_run_that_did_not_reach_its_end_is_never_said_to_have(tmp_path: Path) -> None:
+    job = Job([Ended(0, (Left(1, "a", 0),))])
+    code, said = started(job, "-n", "3", "--restarts", "0", "--run-dir", str(tmp_path))
+    assert code == 1 and "rank 1 on host a left with exit code 0" in said[-1]
 
 
 def test_ranks_of_a_silent_host_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +196,7 @@ def test_signals_go_on_to_the_job(
     threading.Thread(target=tell, daemon=True).start()
     ended = run(ready_to_be_told(handler, tmp_path))
     assert (ended.code, ended.told) == (code, (number,))
-    assert judge(ended).final
+    assert judge(ended, 1).final
 
 
 def test_what_a_job_says_is_passed_on_and_understood(
