@@ -26,7 +26,7 @@ def around(
 ) -> list[Grids]:
     """Return candidates of every layer: those of `starts`, and the neighbours of those of `near`.
 
-    Layers that may have the same grids share an object, so that what is alike is priced once.
+    Layers that have the same grids share an object, so that what is alike is priced once.
     """
     limits: dict[str, dict[str, int]] = {}
     rows: dict[object, dict[Degrees, None]] = {}
@@ -47,11 +47,14 @@ def around(
         if grid not in known:
             known[grid] = [g for g in _neighbours(grid, primes) if job.procs % prod(g) == 0]
         here.update(dict.fromkeys(g for g in known[grid] if all(map(le, g, most))))
-    shared: dict[object, Grids] = {}
+    shared, same = dict[object, Grids](), dict[frozenset[Degrees], Grids]()
     at = {grid: i for i, grid in enumerate(dict.fromkeys(grid for found in rows.values() for grid in found))}
     every = Grids(np.array(list(at), dtype=np.int64))
     for owner, found in rows.items():
-        shared[owner] = every.some(np.array([at[grid] for grid in found], dtype=np.int64))
+        grids = frozenset(found)
+        if grids not in same:
+            same[grids] = every.some(np.array([at[grid] for grid in found], dtype=np.int64))
+        shared[owner] = same[grids]
     return [shared[keys[node.shared or node.name]] for node in job.network.nodes]
 
 

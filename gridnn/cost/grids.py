@@ -39,12 +39,15 @@ class Ways:
         Size of each axis, and ranks from one coordinate to the next; 0 for an axis of size 1.
     of : (G,)
         The way of each grid.
+    some : (U,), or None
+        Which they are of the ways of the grids that these are within.
     """
 
     axes: tuple[str, ...]
     degrees: Ints
     strides: Ints
     of: Ints
+    some: Ints | None = None
 
     @cached_property
     def key(self) -> tuple[object, ...]:
@@ -141,8 +144,12 @@ class Grids:
         """Return the distinct ways in which some axes, outermost first, cut a dim."""
         if axes not in self._ways and self.within is not None:
             every = self.within[0].ways(axes)
-            some, of = np.unique(every.of[self.within[1]], return_inverse=True)
-            self._ways[axes] = Ways(axes, every.degrees[some], every.strides[some], of.reshape(-1))
+            of = every.of[self.within[1]]
+            there = np.zeros(len(every.degrees), dtype=bool)
+            there[of] = True
+            some = np.flatnonzero(there)
+            number = (np.cumsum(there) - 1)[of]
+            self._ways[axes] = Ways(axes, every.degrees[some], every.strides[some], number, some)
         elif axes not in self._ways:
             columns = [AXES.index(a) for a in axes]
             degrees, strides = self.degrees[:, columns], self.strides[:, columns]
@@ -163,9 +170,11 @@ class Grids:
         """Return how a dim is cut under all grids; the same object for the same pattern."""
         if pattern not in self._cuts:
             ways = self.ways(pattern.axes)
-            self._cuts[pattern] = Cut(
-                pattern, ways, pattern.largest(ways.degrees, self.aligned), self.aligned
-            )
+            if self.within is not None and self.within[0].aligned is self.aligned:
+                largest = self.within[0].cut(pattern).size[ways.some]
+            else:
+                largest = pattern.largest(ways.degrees, self.aligned)
+            self._cuts[pattern] = Cut(pattern, ways, largest, self.aligned)
         return self._cuts[pattern]
 
     def cuts(self, patterns: Patterns) -> list[Cut]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from math import prod
 
 from gridnn.geometry.exchange import Exchange
-from gridnn.geometry.interval import volume
+from gridnn.geometry.interval import overlap, volume
 from gridnn.geometry.layout import Layout
 from gridnn.geometry.traffic import Key, Traffic, allreduce_shares, owned
 from gridnn.network import spec as s
@@ -108,11 +108,10 @@ def received(source: Layout, target: Layout, rank: int) -> tuple[int, int]:
     if rank not in target.scheme.ranks:
         return 0, 0
     wanted, own = target.box(rank), source.box(rank)
-    met = [(d, d.meeting(want), want) for d, want in zip(source.dims, wanted, strict=True)]
-    pieces = [len(found) for _, found, _ in met]
-    sizes = [sum((d.intervals[i] & want).size for i in found) for d, found, want in met]
-    mine = volume(tuple(a & b for a, b in zip(own, wanted, strict=True)))
-    return source.copies * prod(pieces) - (mine > 0), source.copies * prod(sizes) - mine
+    met = [d.shared(want) for d, want in zip(source.dims, wanted, strict=True)]
+    mine = volume(overlap(own, wanted))
+    pieces, elements = prod(count for count, _ in met), prod(size for _, size in met)
+    return source.copies * pieces - (mine > 0), source.copies * elements - mine
 
 
 def _statistics(

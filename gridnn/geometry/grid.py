@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 from math import prod
 
@@ -71,7 +71,7 @@ class GridShape:
     def __str__(self) -> str:
         return " ".join(f"{a}{s}" for a, s in zip(AXES, self.sizes, strict=True) if s > 1) or "1"
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of processes."""
         return prod(self.sizes)

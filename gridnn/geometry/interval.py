@@ -20,11 +20,14 @@ class Interval(NamedTuple):
     @property
     def size(self) -> int:
         """Number of indices, never negative."""
-        return max(0, self.stop - self.start)
+        start, stop = self
+        return stop - start if stop > start else 0  # asked for more than anything else
 
     def __and__(self, other: Interval) -> Interval:
-        start = max(self.start, other.start)
-        return Interval(start, max(start, min(self.stop, other.stop)))
+        start, stop = self
+        begin, end = other
+        start, stop = (start if start > begin else begin), (stop if stop < end else end)
+        return Interval(start, stop if stop > start else start)
 
     def shift(self, by: int) -> Interval:
         """Return the interval moved by `by` indices."""

@@ -14,11 +14,12 @@ along it has a term of a sum not yet made).  Which of the two it is belongs to t
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise, product
+from itertools import accumulate, chain, pairwise, product
 from math import prod
 
 from gridnn.geometry.grid import AXES, GridShape, Scheme
@@ -49,6 +50,27 @@ class Dim:
         numbers, starts, stops = self._ends
         return numbers[bisect_right(stops, want.start) : bisect_left(starts, want.stop)]
 
+    def shared(self, want: Interval) -> tuple[int, int]:
+        """Return how many intervals share something with `want`, and how many indices, added over intervals."""
+        if want.size == 0:
+            return 0, 0
+        if self._ends is None:
+            sizes = [size for i in self.intervals if (size := (i & want).size)]
+            return len(sizes), sum(sizes)
+        _, starts, stops = self._ends
+        low, high = bisect_right(stops, want.start), bisect_left(starts, want.stop)
+        # Some begin before `want`, some end behind it; those between are added up already.
+        before, behind = bisect_left(starts, want.start, low, high), bisect_right(stops, want.stop, low, high)
+        start_sums, stop_sums = self._sums
+        ends = stop_sums[behind] - stop_sums[low] + (high - behind) * want.stop
+        begins = start_sums[high] - start_sums[before] + (before - low) * want.start
+        return high - low, ends - begins
+
+    @cached_property
+    def flat(self) -> array[int]:
+        """Start and stop of every interval, one behind the other, for those who want them as numbers at once."""
+        return array("q", chain.from_iterable(self.intervals))
+
     @cached_property
     def _ends(self) -> tuple[list[int], list[int], list[int]] | None:
         """Numbers, starts and stops of the intervals that hold anything; None where either is out of order.
@@ -60,21 +82,27 @@ class Dim:
             return None
         return [at for at, _, _ in held], [start for _, start, _ in held], [stop for _, _, stop in held]
 
+    @cached_property
+    def _sums(self) -> tuple[list[int], list[int]]:
+        """Starts and stops of the intervals that hold anything, added up."""
+        assert self._ends is not None
+        return [0, *accumulate(self._ends[1])], [0, *accumulate(self._ends[2])]
+
 
 def cut(extent: int, grid: GridShape, axes: Sequence[str], grain: int = 1) -> Dim:
     """Cut a dim by `axes`, the later inside the earlier, in balanced blocks of multiples of `grain`."""
     axes = tuple(a for a in axes if grid[a] > 1)
     sizes = tuple(grid[a] for a in axes)
-    return Dim(extent, axes, (_blocks if prod(sizes) <= KEPT_BLOCKS else _many_blocks)(extent, sizes, grain))
+    return (_cut if prod(sizes) <= KEPT_BLOCKS else _cut_long)(extent, axes, sizes, grain)
 
 
 @lru_cache(maxsize=4096)
-def _blocks(extent: int, sizes: tuple[int, ...], grain: int) -> tuple[Interval, ...]:
-    """Return the blocks of a dim cut into so many, each of them cut again; networks ask for the same ones often."""
+def _cut(extent: int, axes: tuple[str, ...], sizes: tuple[int, ...], grain: int) -> Dim:
+    """Return a dim cut into so many blocks, each of them cut again; networks ask for the same ones often."""
     intervals = [Interval(0, extent // grain)]
     for size in sizes:
         intervals = [block for i in intervals for block in _split(i, size)]
-    return tuple(intervals if grain == 1 else (i.scale(grain) for i in intervals))
+    return Dim(extent, axes, tuple(intervals if grain == 1 else (i.scale(grain) for i in intervals)))
 
 
 def _split(whole: Interval, parts: int) -> list[Interval]:
@@ -92,7 +120,7 @@ def _split(whole: Interval, parts: int) -> list[Interval]:
     return [*map(Interval, ends, ends[1:]), *[_EMPTY] * (parts - len(ends) + 1)]
 
 
-_many_blocks = lru_cache(maxsize=4)(_blocks.__wrapped__)
+_cut_long = lru_cache(maxsize=4)(_cut.__wrapped__)
 
 
 def whole(extent: int) -> Dim:
@@ -150,12 +178,11 @@ class Layout:
         if not 0 <= local < self.scheme.grid.size:
             return tuple(Interval(0, 0) for _ in self.dims)
         found = []
-        for dim in self.dims:
+        for intervals, digits in self._digits:
             index = 0
-            for axis in dim.axes:
-                size = self.scheme.grid[axis]
-                index = index * size + local // self._strides[axis] % size
-            found.append(dim.intervals[index])
+            for stride, size in digits:
+                index = index * size + local // stride % size
+            found.append(intervals[index])
         return tuple(found)
 
     def block_shape(self, rank: int) -> tuple[int, ...]:
@@ -173,6 +200,12 @@ class Layout:
             rank, inside = self.scheme.first + sum(at for at, _ in blocks), tuple(i for _, i in blocks)
             found += [(rank + copy, inside) for copy in self._copy_offsets]
         yield from sorted(found)
+
+    @cached_property
+    def _digits(self) -> tuple[tuple[tuple[Interval, ...], list[tuple[int, int]]], ...]:
+        """The intervals of every dim, with the (stride, size) of the axes that cut it."""
+        grid = self.scheme.grid
+        return tuple((d.intervals, [(self._strides[a], grid[a]) for a in d.axes]) for d in self.dims)
 
     @cached_property
     def _strides(self) -> dict[str, int]:

@@ -81,8 +81,9 @@ ENDS = st.tuples(st.integers(0, 9), st.integers(0, 9))
 def test_intervals_that_are_met_are_looked_up_as_scanned(intervals, ordered, want):
     """In order or not, with empty ones between."""
     dim = Dim(10, ("k",), tuple(Interval(*i) for i in (sorted(intervals) if ordered else intervals)))
-    scanned = [at for at, i in enumerate(dim.intervals) if (i & Interval(*want)).size]
-    assert list(dim.meeting(Interval(*want))) == scanned
+    sizes = [(i & Interval(*want)).size for i in dim.intervals]
+    assert list(dim.meeting(Interval(*want))) == [at for at, size in enumerate(sizes) if size]
+    assert dim.shared(Interval(*want)) == (sum(map(bool, sizes)), sum(sizes))
 
 
 def test_many_blocks_are_cut_like_few():

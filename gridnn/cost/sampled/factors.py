@@ -173,7 +173,7 @@ def _boxes(layout: Layout, dim: Dim, cutting: Sequence[Digit], inside: tuple[Dig
     index = np.zeros(frame.size, dtype=np.int64)
     for digit in cutting:
         index = index * digit.size + frame.coordinates(digit)
-    ends = np.array(dim.intervals, dtype=np.int64)[index]
+    ends = np.frombuffer(dim.flat, dtype=np.int64).reshape(-1, 2)[index]
     there = _presence(layout.scheme, inside).held
     return Boxes(ends[:, 0] * there, ends[:, 1] * there)
 

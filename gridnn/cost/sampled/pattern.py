@@ -96,11 +96,12 @@ def _connected(meets: Flags) -> Ints:
     """Return the connected part of every coordinate, -1 for one that meets no other."""
     size = len(meets)
     # Coordinates that want alike stand for each other: a gather of p is p edges and not p squared.
-    packed = np.packbits(meets, axis=1)
-    _, example, alike = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+    first: dict[bytes, int] = {}
+    alike = np.array([first.setdefault(row.tobytes(), len(first)) for row in np.packbits(meets, axis=1)])
+    _, example = np.unique(alike, return_index=True)
     rows, columns = np.nonzero(meets[example])
     wants = np.flatnonzero(meets.any(axis=1))
-    ends = np.concatenate([columns, wants]), np.concatenate([rows, alike.reshape(-1)[wants]]) + size
+    ends = np.concatenate([columns, wants]), np.concatenate([rows, alike[wants]]) + size
     nodes = size + len(example)
     labels = _components(nodes, *ends)[:size]
     counts = np.bincount(labels)
