@@ -101,8 +101,12 @@ def parts(job: Job, plans: Plans, tables: CostTables | None = None) -> Parts:
     InputError
         If layers that share weights have different grids in one plan.
     """
-    problem = Problem(job, plans.grids, tables)
-    picks, layers = plans.picks, problem.layers
+    return parts_of(Problem(job, plans.grids, tables), plans.picks)
+
+
+def parts_of(problem: Problem, picks: Ints) -> Parts:
+    """Return what a step is made of where layers have those of their candidates: `picks` (layers, plans)."""
+    layers = problem.layers
     compute = np.array([x.compute_s[p] for x, p in zip(layers, picks, strict=True)])
     inside = np.array([(x.settle_s + x.statistics_s)[p] for x, p in zip(layers, picks, strict=True)])
     sums = np.array([x.gradients_s[p] for x, p in zip(layers, picks, strict=True)])
@@ -112,7 +116,7 @@ def parts(job: Job, plans: Plans, tables: CostTables | None = None) -> Parts:
         alone_s = layers[consumer].alone_s
         if alone_s is not None:  # a ReLU that the layer before it would have computed
             compute[consumer] += (seconds > 0) * alone_s[picks[consumer]]
-    sizes = np.array([g.sizes[p] for g, p in zip(plans.grids, picks, strict=True)])
+    sizes = np.array([g.sizes[p] for g, p in zip(problem.candidates, picks, strict=True)])
     total_s = compute.sum(axis=0)
     memory = np.sum([x.memory_bytes[p] for x, p in zip(layers, picks, strict=True)], axis=0)
     return Parts(

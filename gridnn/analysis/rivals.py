@@ -72,13 +72,17 @@ class Rivals:
         return found
 
 
-def rivals(job: Job, strategies: Sequence[str], corners: Sequence[tuple[float, float]]) -> Rivals:
+def rivals(
+    job: Job, strategies: Sequence[str], corners: Sequence[tuple[float, float]], near: Sequence[Schemes] = ()
+) -> Rivals:
     """Return the plans of some strategies.
 
     Parameters
     ----------
     corners
         Factors of alpha and beta between which they are to be compared.
+    near
+        Layer-wise plans of the job to look around in all corners; with none, that of the first corner.
     """
     tables = job.tables()
     known: dict[str, list[Schemes]] = dict(families(job, strategies))
@@ -87,14 +91,14 @@ def rivals(job: Job, strategies: Sequence[str], corners: Sequence[tuple[float, f
         names = [node.name for node in job.network.nodes]
         known["uniform"] = [dict.fromkeys(names, grid) for grid in _uniform(job, tables, probes)]
     if "dynamic" in strategies:
-        near: list[Schemes] = []
         for alpha, beta in probes:
             machine = scaled(job.machine, alpha, beta)
             on, rows = replace(job, machine=machine), known.get("uniform", [])
             around = [next(iter(plan.values())) for plan in rows]
             found = choices(on, ["dynamic"], near, around, tables.on(machine))
-            near = [found["dynamic"].degrees]
-            known.setdefault("dynamic", []).extend(near)
+            plan = found["dynamic"].degrees
+            near = near or [plan]
+            known.setdefault("dynamic", []).append(plan)
     named = [(at, plan) for at, name in enumerate(strategies) for plan in known[name]]
     plans = gather(job, [plan for _, plan in named])
     now = parts(job, plans, tables)

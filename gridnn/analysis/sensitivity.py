@@ -31,7 +31,7 @@ from gridnn.plan.search import MODEL_ERROR
 
 def sensitivity(
     study: Study, procs: int, over: str, values: Sequence[float] | None = None,
-    strategies: Iterable[str] = KNOWN, source: Source | str | None = None,
+    strategies: Iterable[str] = KNOWN, source: Source | str | None = None, near: Sequence[Schemes] = (),
 ) -> Table:  # fmt: skip
     """Return the seconds of a step of every strategy over one quantity.
 
@@ -41,6 +41,8 @@ def sensitivity(
         One of `OVER`.
     values
         Factors of the machine's alpha or beta, batches, pixels or processes; left out, a series around the study's.
+    near
+        Layer-wise plans of the study that are known; over the machine they save the time to find one.
     source
         Where the network comes from, to build it for other images.
 
@@ -54,7 +56,7 @@ def sensitivity(
     jobs = [job_at(study, procs, {over: value}, source) for value in points]
     rows: list[tuple[Cell, ...]] = []
     for value, job, found in zip(
-        points, jobs, _all(study.job(procs), jobs, names, over, points), strict=True
+        points, jobs, _all(study.job(procs), jobs, names, over, points, near), strict=True
     ):
         ranked = sorted(found.values(), key=lambda choice: choice.step_s)
         best = ranked[0].step_s
@@ -81,13 +83,17 @@ def sensitivity(
 
 
 def _all(
-    usual: Job, jobs: Sequence[Job], names: Sequence[str], over: str, points: Sequence[float]
+    usual: Job,
+    jobs: Sequence[Job],
+    names: Sequence[str],
+    over: str,
+    points: Sequence[float],
+    known: Sequence[Schemes],
 ) -> Iterator[dict[str, Choice]]:
     """Yield the plans of every job: over the machine the best of those at the ends, otherwise near the one before."""
     if over in MACHINE:
         factors = [(v, 1.0) if over == "alpha" else (1.0, v) for v in points]
-        ends = [factors[0], (1.0, 1.0), factors[-1]]
-        found_ = rivals(usual, names, ends)
+        found_ = rivals(usual, names, [(1.0, 1.0), factors[0], factors[-1]], known)
         yield from (found_.choices(alpha, beta) for alpha, beta in factors)
         return
     same = len({job.procs for job in jobs}) == 1

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gridnn.analysis.neighbours import around, primes_of, swapped
-from gridnn.analysis.parts import Parts, Schemes, alike, gather, parts
+from gridnn.analysis.parts import Parts, Schemes, alike, gather, parts, parts_of
 from gridnn.analysis.study import STRATEGIES
 from gridnn.cost.patterns import Sketches
 from gridnn.cost.tables import CostTables
@@ -237,15 +237,16 @@ def _layerwise(job: Job, starts: Sequence[Schemes], near: Sequence[Schemes], tab
         fewer = replace(job, procs=job.procs // primes[0])
         known = [plan for several in families(fewer, KNOWN).values() for plan in several]
         near = [_layerwise(fewer, known, (), fewer.tables(tables.sketches)).degrees]
-    best = np.inf
+    best, made = np.inf, None
     for _ in range(ROUNDS):
         problem = Problem(job, around(job, starts, near, primes), tables)
         found = cheapest(problem.graph)
         if found.cost >= best * (1 - 1e-9):
             break
-        best = found.cost
+        best, made = found.cost, (problem, [[found.choice[owner]] for owner in problem.owner])
         plan = {name: scheme.grid.sizes for name, scheme in problem.schemes(found.choice).items()}
         if list(near) == [plan]:
             break
         near = [plan]
-    return Choice("dynamic", plan, parts(job, gather(job, [plan]), tables), proved=False)
+    assert made is not None
+    return Choice("dynamic", plan, parts_of(made[0], np.array(made[1])), proved=False)

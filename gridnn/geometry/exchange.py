@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 from gridnn.geometry.grid import AXES
 from gridnn.geometry.interval import Box, overlap, volume
@@ -105,7 +106,7 @@ class Exchange:
     def axes(self) -> tuple[str, ...]:
         """Grid axes along which data moves; between two schemes, all axes that differ in what they cut."""
         if self.source.scheme == self.target.scheme:
-            coords = {r: self.source.scheme.coords(r) for r in self.ranks}
+            coords = {r: self.source.scheme.coords(r) for r in {*chain.from_iterable(self._pairs)}}
             pairs = [(coords[r], coords[p]) for r, p in self._pairs]
             return tuple(a for i, a in enumerate(AXES) if any(mine[i] != other[i] for mine, other in pairs))
         changed = {

@@ -12,10 +12,10 @@
 | machine       | table                                   | the machine file                |
 
 Parts know nothing of each other, so they can be made in several processes; searches take most of the time.  One of
-them finds the plan that is shown, so parts that ask about no plan are begun before it is known:
+them is the search; parts that ask neither for its plan nor for the one that is shown are begun before it is known:
 
-    process 1    search ------------ | batch ----------- | weak ----- | layers
-    process 2    strong ------- | alpha -------- | beta -------- | network
+    process 1    search ------------ | weak ----- | alpha -- | beta -- | network
+    process 2    strong ------- | batch ----------------- | map ---- | layers
 
 A part that has no answer for a job (no Pr x Pc fits, too many processes to simulate) leaves the reason in its section:
 the rest of the page is as good as before.
@@ -74,6 +74,8 @@ class Asked:
         Processes of the scaling study.
     name, schemes
         The plan that is shown layer by layer; "" and nothing for parts that ask about none.
+    best
+        The plan that was searched for; nothing before it is known.
     """
 
     study: Study
@@ -81,6 +83,7 @@ class Asked:
     counts: tuple[int, ...]
     name: str = ""
     schemes: Mapping[str, Scheme] = field(default_factory=dict)
+    best: Mapping[str, Scheme] = field(default_factory=dict)
 
     @property
     def job(self) -> Job:
@@ -119,11 +122,11 @@ def contents(
     with _processes(workers) as pool:
         found = _asked_of(pool, search, job, "dynamic")
         order = [name for name in _LONG if name in PARTS]
-        known = {name: _asked_of(pool, _part, name, asked) for name in order if name not in _OF_A_PLAN}
+        known = {name: _asked_of(pool, _part, name, asked) for name in order if name not in _AFTERWARDS}
         best = found()
         name, schemes = plan or (grid, best.schemes)
-        shown = replace(asked, name=name, schemes=schemes)
-        known |= {name: _asked_of(pool, _part, name, shown) for name in order if name in _OF_A_PLAN}
+        shown = replace(asked, name=name, schemes=schemes, best=best.schemes)
+        known |= {name: _asked_of(pool, _part, name, shown) for name in order if name in _AFTERWARDS}
         result = outcome(job, schemes)
         made = [(key, known[name]()) for name, (key, _) in PARTS.items()]
     sections = tuple(_section(key, [part for at, part in made if at == key]) for key in TITLES)
@@ -249,7 +252,8 @@ def _over(quantity: str) -> Callable[[Asked], Section]:
             batch, passes = asked.study.batch, asked.study.passes
             whole = {round(factor * batch / passes) * passes for factor in FACTORS}
             values = sorted(float(b) for b in whole if b)
-        table = sensitivity(asked.study, asked.procs, quantity, values)
+        near = [{name: scheme.grid.sizes for name, scheme in asked.best.items()}] if asked.best else ()
+        table = sensitivity(asked.study, asked.procs, quantity, values, near=near)
         return Section("", "", (), ((quantity, table),), (sensitivity_chart(table),))
 
     return part
@@ -337,5 +341,5 @@ _LONG = (
     "machine", "assumptions",
 )  # fmt: skip
 """Every part, the longest first, so that none is left for the end."""
-_OF_A_PLAN = ("network", "step", "bounds", "layers")
-"""Those that ask about the plan shown."""
+_AFTERWARDS = ("alpha", "beta", "network", "step", "bounds", "layers")
+"""Those that ask about the plan shown, or look around the one that was searched for."""
