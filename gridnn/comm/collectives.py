@@ -58,7 +58,8 @@ def start_reduce_scatter(
     world.trail.enter("reduce_scatter", ranks, parts)
     with world.clock.phase("reduce_scatter", where_of(parts)):
         comm = world.group(ranks, "sums")
-        request = world.sums.queue([partial(comm.Ireduce_scatter, array, share, [b.size for b in blocks])])
+        post = partial(comm.Ireduce_scatter, array, share, [b.size for b in blocks])
+        request = world.sums.queue([post], (array, share))
     world.progress.begin()
     for at, ((key, _), mine) in enumerate(zip(parts, _owned(world, ranks, array, parts), strict=True)):
         world.ledger.add(key, at == 0, (len(ranks) - 1) * mine * share.itemsize)

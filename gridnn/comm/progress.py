@@ -88,5 +88,8 @@ class Progress:
     def _run(self) -> None:
         while self._busy.wait() and not self._leave:
             self._never.Test()
-            self._move()
+            try:
+                self._move()
+            except MPI.Exception:  # kept for who waits for it
+                return
             time.sleep(self.every_s)

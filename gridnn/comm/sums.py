@@ -18,7 +18,8 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,7 @@ WINDOW, MOST = 4, 64
 """Pieces under way at once; at most, where they are all done whenever somebody looks."""
 
 Post = Callable[[], MPI.Request]
+Look = Callable[[list[MPI.Request]], list[int] | None]
 
 
 def piece_bytes(beta_s_per_byte: float) -> int:
@@ -45,8 +47,8 @@ def piece_bytes(beta_s_per_byte: float) -> int:
 class Handle:
     """A queued collective.  `Test` and `Wait` as of an MPI request."""
 
-    def __init__(self, sums: Sums, pieces: int) -> None:
-        self.left, self._sums = pieces, sums
+    def __init__(self, sums: Sums, pieces: int, kept: object) -> None:
+        self.left, self._sums, self._kept = pieces, sums, kept
 
     def Test(self) -> bool:
         """Return whether it is done."""
@@ -73,16 +75,20 @@ class Sums:
         self._todo: deque[tuple[Post, Handle]] = deque()
         self._live: list[tuple[MPI.Request, Handle]] = []
         self._window = WINDOW
+        self._error: MPI.Exception | None = None
 
     def all_reduce(self, comm: MPI.Intracomm, array: NDArray[Any]) -> Handle:
         """Queue the sum of a contiguous 1-D array over a communicator, in place."""
         whole, count = Interval(0, array.size), max(1, round(array.nbytes / self.piece_bytes))
         pieces = [array[slice(*whole.block(count, i))] for i in range(count)]
-        return self.queue([partial(comm.Iallreduce, MPI.IN_PLACE, piece) for piece in pieces])
+        return self.queue([partial(comm.Iallreduce, MPI.IN_PLACE, piece) for piece in pieces], array)
 
-    def queue(self, posts: Sequence[Post]) -> Handle:
-        """Queue what starts the requests of a collective, one after the other; begin as far as there is room."""
-        handle = Handle(self, len(posts))
+    def queue(self, posts: Sequence[Post], kept: object = None) -> Handle:
+        """Queue what starts the requests of a collective, one after the other; begin as far as there is room.
+
+        `kept` stays alive until it is done: memory that MPI writes into.
+        """
+        handle = Handle(self, len(posts), kept)
         with self._lock:
             self._todo += [(post, handle) for post in posts]
             self._start()
@@ -92,7 +98,7 @@ class Sums:
         """Move on what is under way and start what may be started; waits for nothing."""
         if (self._live or self._todo) and self._lock.acquire(blocking=False):
             try:
-                self._retire(MPI.Request.Testsome([request for request, _ in self._live]))
+                self._retire(MPI.Request.Testsome)
                 if self._todo and not self._live:  # the wire stood still
                     self._window = min(2 * self._window, MOST)
                 self._start()
@@ -103,15 +109,30 @@ class Sums:
         """Return when a collective is done."""
         with self._lock:
             while handle.left:
-                self._retire(MPI.Request.Waitsome([request for request, _ in self._live]))
+                self._retire(MPI.Request.Waitsome)
                 self._start()
 
     def _start(self) -> None:
         while self._todo and len(self._live) < self._window:
             post, handle = self._todo.popleft()
-            self._live.append((post(), handle))
+            with self._telling():
+                self._live.append((post(), handle))
 
-    def _retire(self, done: Sequence[int] | None) -> None:
+    def _retire(self, look: Look) -> None:
+        """Forget what `look` finds done."""
+        with self._telling():
+            done = look([request for request, _ in self._live])
         for at in sorted(done or (), reverse=True):
             _, handle = self._live.pop(at)
             handle.left -= 1
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Tell every caller from now on what went wrong for one: who waits is seldom who started."""
+        if self._error is not None:
+            raise self._error
+        try:
+            yield
+        except MPI.Exception as error:
+            self._error = error
+            raise

@@ -82,6 +82,24 @@ def test_few_pieces_are_under_way_at_once(comm: Any) -> None:
         handle.Wait()
 
 
+@pytest.mark.ranks(2)
+def test_what_cannot_be_started_is_told_to_all_who_wait(comm: Any) -> None:
+    def refused() -> MPI.Request:
+        raise MPI.Exception(MPI.ERR_OTHER)
+
+    with World(comm) as world:
+        world.sums.piece_bytes = 1000
+        # Nobody else keeps the array.
+        first = world.sums.all_reduce(world.group((0, 1), "sums"), np.ones(125 * sums.WINDOW))
+        second = world.sums.queue([refused])  # there is no room yet: whoever makes it starts it
+        for handle in (first, second, second):
+            with pytest.raises(MPI.Exception):
+                while not handle.Test():
+                    time.sleep(0.001)
+            with pytest.raises(MPI.Exception):
+                second.Wait()
+
+
 @pytest.mark.ranks(3)
 def test_scattered_sums_keep_their_place_in_the_queue(comm: Any) -> None:
     with World(comm) as world:
