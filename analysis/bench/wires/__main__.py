@@ -147,7 +147,13 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = made.add_argument
     add("-o", "--output", type=Path, metavar="FILE.md", help="write the result there too")
-    add("--hosts", type=int, nargs="+", default=[4, 8], help="numbers of hosts, one after another, of 2, 4 and 8 (4 8)")
+    add(
+        "--hosts",
+        type=int,
+        nargs="+",
+        default=[4, 8],
+        help="numbers of hosts, one after another, of 2, 4 and 8 (4 8)",
+    )
     add("--network", default="alexnet", help="of the zoo, in its usual size (alexnet)")
     add("--batch", type=int, default=128, help="samples of a step over all hosts (128)")
     add("--warm", type=int, default=1, help="first steps left out (1)")

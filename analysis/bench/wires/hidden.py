@@ -3,8 +3,13 @@
     comm.overlap = false    compute |=====|          |====|          wait 10:  what it takes when nothing hides it
     comm.overlap = true     compute |=====|====|     |                wait  4:  visible, so 6 of 10 are hidden
 
-A rank that waits for one that came late waits in both runs.  `could` bounds what can be hidden: the arithmetic that
-there is beside it.
+A rank that waits for one that came late waits in both runs.  `could` bounds what can be hidden, by the arithmetic that
+there is beside it:
+
+| of            | beside it                                                                      |
+|---------------|--------------------------------------------------------------------------------|
+| gradient sums | the backward passes                                                            |
+| halos         | of each layer its own: forward the layer, backward the gradient by its weights |
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gridnn.train.spans import Spans
+from gridnn.train.spans import Place, Spans
 
 
 @dataclass(frozen=True)
@@ -24,14 +29,16 @@ class Visible:
     ----------
     sums_s, halos_s
         Posting, awaiting and unpacking the sums of gradients, and halos.
-    backward_s, compute_s
-        Arithmetic of the backward passes, and of all.
+    backward_s
+        Arithmetic of the backward passes.
+    beside_halos_s
+        The part of `halos_s` for which each layer has arithmetic of its own to do meanwhile.
     """
 
     sums_s: float = 0.0
     halos_s: float = 0.0
     backward_s: float = 0.0
-    compute_s: float = 0.0
+    beside_halos_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,12 +82,15 @@ def visible(spans: Spans, warm: int) -> Visible:
     ]
     computed = [(i, j) for i, j in every if phases[i] == "compute"]
     back = [(i, j) for i, j in computed if spans.places[j].direction in ("backward", "weights")]
-    return Visible(
-        seconds(summed),
-        seconds([(i, j) for i, j in every if phases[i] == "halo"]),
-        seconds(back),
-        seconds(computed),
-    )
+    halos = [(i, j) for i, j in every if phases[i] == "halo"]
+    covered_s = 0.0
+    for layers, direction in dict.fromkeys(spans.places[j] for _, j in halos):
+        beside = Place(layers, "forward" if direction == "forward" else "weights")
+        covered_s += min(
+            seconds([(i, j) for i, j in halos if spans.places[j] == (layers, direction)]),
+            seconds([(i, j) for i, j in computed if spans.places[j] == beside]),
+        )
+    return Visible(seconds(summed), seconds(halos), seconds(back), covered_s)
 
 
 def hidden_sums(with_overlap: Visible, apart: Visible) -> Hidden:
@@ -89,5 +99,5 @@ def hidden_sums(with_overlap: Visible, apart: Visible) -> Hidden:
 
 
 def hidden_halos(with_overlap: Visible, apart: Visible) -> Hidden:
-    """Return what is hidden of halos; all arithmetic is taken to be beside them, though a layer's own interior is."""
-    return Hidden(apart.halos_s, with_overlap.halos_s, apart.compute_s)
+    """Return what is hidden of halos; beside each is arithmetic of its own layer."""
+    return Hidden(apart.halos_s, with_overlap.halos_s, apart.beside_halos_s)

@@ -46,9 +46,22 @@ class Outcome:
         return statistics.median(self.steps_s)
 
     @property
-    def spread_s(self) -> float:
-        """The slowest step less the quickest."""
-        return max(self.steps_s) - min(self.steps_s)
+    def turns_s(self) -> tuple[float, ...]:
+        """Median of the steps of each turn."""
+        count = len(self.steps_s) // len(self.seen)
+        return tuple(
+            statistics.median(self.steps_s[i : i + count]) for i in range(0, count * len(self.seen), count)
+        )
+
+    @property
+    def quickest_s(self) -> float:
+        """The step that was disturbed least: on shared cores some are slowed by who else is on the machine."""
+        return min(self.steps_s)
+
+    @property
+    def slowest_s(self) -> float:
+        """The step that was disturbed most."""
+        return max(self.steps_s)
 
     @property
     def error(self) -> float:

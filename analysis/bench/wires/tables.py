@@ -19,8 +19,8 @@ def times(outcomes: Sequence[Outcome], peers: Sequence[Peer]) -> list[str]:
     rows = []
     for o in sorted(outcomes, key=lambda o: o.measured_s):
         rows.append([
-            o.name, f"{o.measured_s:.3f}", f"{o.spread_s:.3f}", f"{o.predicted_s:.3f}", f"{100 * o.error:+.1f} %",
-            f"{o.apart_s:.3f}", _times(batch.measured_s if batch else None, o.measured_s),
+            o.name, f"{o.measured_s:.3f}", f"{o.quickest_s:.3f} - {o.slowest_s:.3f}", f"{o.predicted_s:.3f}",
+            f"{100 * o.error:+.1f} %", f"{o.apart_s:.3f}", _times(batch.measured_s if batch else None, o.measured_s),
             _times(fastest, o.measured_s),
         ])  # fmt: skip
     for p in peers:
@@ -30,7 +30,7 @@ def times(outcomes: Sequence[Outcome], peers: Sequence[Peer]) -> list[str]:
     head = (
         "plan",
         "measured s",
-        "spread",
+        "of them",
         "predicted s",
         "error",
         "nothing hidden s",
@@ -73,17 +73,31 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def _judged(outcomes: Sequence[Outcome]) -> list[str]:
     if len(outcomes) < 2:
         return []
-    errors = [abs(o.error) for o in outcomes]
-    tau = kendall_tau([o.predicted_s for o in outcomes], [o.measured_s for o in outcomes])
+    medians, quickest = [o.measured_s for o in outcomes], [o.quickest_s for o in outcomes]
     wrong = [
         f"{a.name} / {b.name} ({100 * abs(a.measured_s / b.measured_s - 1):.0f} %)"
         for a, b in combinations(outcomes, 2)
         if (a.predicted_s - b.predicted_s) * (a.measured_s - b.measured_s) < 0
     ]
-    mean = sum(errors) / len(errors)
-    said = f"{len(outcomes)} plans: mean |error| {100 * mean:.1f} %, worst {100 * max(errors):.1f} %"
-    lines = [f"{said}, Kendall tau {'-' if tau is None else f'{tau:.3f}'}."]
-    return lines + [f"In the wrong order (measured apart by): {'; '.join(wrong)}."] * bool(wrong)
+    lines = [f"{len(outcomes)} plans, {_agreement(outcomes, medians)}."]
+    lines += [f"In the wrong order (measured apart by): {'; '.join(wrong)}."] * bool(wrong)
+    lines += [f"Against the quickest step of each instead: {_agreement(outcomes, quickest)}."]
+    turns = min(len(o.seen) for o in outcomes)
+    if turns > 1:
+        pairs = combinations(([o.turns_s[turn] for o in outcomes] for turn in range(turns)), 2)
+        found = [tau for one, two in pairs if (tau := kendall_tau(one, two)) is not None]
+        if found:
+            lines += [f"One turn against another, which is how far the order repeats: tau {min(found):.3f}."]
+    return lines
+
+
+def _agreement(outcomes: Sequence[Outcome], measured: Sequence[float]) -> str:
+    """Return how well predictions agree with seconds, by error and order."""
+    predicted = [o.predicted_s for o in outcomes]
+    errors = [abs(p / m - 1) for p, m in zip(predicted, measured, strict=True)]
+    tau = kendall_tau(predicted, measured)
+    mean = f"mean |error| {100 * sum(errors) / len(errors):.1f} %, worst {100 * max(errors):.1f} %"
+    return f"{mean}, Kendall tau {'-' if tau is None else f'{tau:.3f}'}"
 
 
 def _times(of: float | None, seconds: float) -> str:
