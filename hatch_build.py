@@ -20,9 +20,11 @@ class CustomBuildHook(BuildHookInterface):
         """Compile every library and name them as files of the wheel."""
         if self.target_name != "wheel":
             return
-        spec = importlib.util.spec_from_file_location(
-            "build_kernels", Path(self.root) / "kernels" / "build.py"
-        )
+        folder = Path(self.root) / "kernels"
+        if version != "editable":  # there they lie beside the package
+            for path in sorted(folder.glob("*.cu*")):  # compiled for a device when one is used
+                build_data["force_include"][str(path)] = f"gridnn/kernels/{path.name}"
+        spec = importlib.util.spec_from_file_location("build_kernels", folder / "build.py")
         assert spec is not None and spec.loader is not None
         kernels = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(kernels)

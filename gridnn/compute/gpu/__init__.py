@@ -1,0 +1,1 @@
+"""Arithmetic on a GPU: the kernels of kernels/*.cu."""

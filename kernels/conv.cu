@@ -1,0 +1,170 @@
+// Convolution of a block as implicit products, the halo read where it was received: no concatenation, no im2col.
+//
+//   forward           y[n, o, k]   = sum_{t, c} w[k, t, c] x[n, o s - p + t d, c]  (+ bias_k, rectified if asked)
+//   backward_data     dx[n, i, c]  = sum_{t, k} w[k, t, c] dy[n, (i + p - t d) / s, k]        where that is whole
+//   backward_weights  dw[k, t, c]  = sum_{n, o} dy[n, o, k] x[n, o s - p + t d, c]            partial sums, then `fold`
+//
+//                       | product  rows        columns         depth
+//     forward           |          n o         k of a group    t c
+//     backward_data     |          n i         c of a group    t k
+//     backward_weights  |          k of group  t c             n o of a chunk
+//
+// Memory     x is a View: up to 27 regions (low halo, own, high halo in D, H and W), each with its own strides, channels
+//            innermost; outside all of them it is zero, which is padding.  y, dy, dx: Output, strides of N D H W, channels
+//            innermost.  w (K, T, C / groups), dw alike; partial (chunks, elements of dw)
+// Threads    block (16, 16); grid (rows / 64, columns / 64, groups), of backward_weights (k / 64, t c / 64, groups x chunks)
+// Types      real throughout; a sum has one order: the same bits every time
+// Caller     coordinates of x count from the View's origin; `outputs` and `channels` are those of the block, divisible by
+//            groups; bias may be null
+// Reference  gridnn.compute.cpu.reference.conv
+// Source     own; implicit GEMM: Chetlur et al. 2014
+#include "product.cuh"
+
+struct Region {
+    const real* base;     // of coordinate (0, 0, 0, 0) of the view, were it inside; null where there is nothing
+    long long stride[4];  // N D H W
+};
+
+struct View {
+    Region region[27];
+    int own_lo[3], own_hi[3], extent[3];
+};
+
+struct Output {
+    real* base;
+    long long stride[4];
+    int extent[3];
+};
+
+struct Shape {
+    int batch, channels, outputs, groups;
+    int kernel[3], stride[3], dilation[3], pad[3];
+    int rectify;
+};
+
+struct Point {
+    int n, at[3];
+};
+
+static __device__ Point point(index_t i, const int extent[3]) {
+    Point p;
+    for (int dim = 2; dim >= 0; --dim) {
+        p.at[dim] = (int)(i % extent[dim]);
+        i /= extent[dim];
+    }
+    p.n = (int)i;
+    return p;
+}
+
+static __device__ index_t volume(const int extent[3]) { return (index_t)extent[0] * extent[1] * extent[2]; }
+
+static __device__ real load(const View& x, int n, const int at[3], int channel) {
+    int number = 0;
+    for (int dim = 0; dim < 3; ++dim) {
+        if (at[dim] < 0 || at[dim] >= x.extent[dim]) return 0;
+        number = 3 * number + (at[dim] >= x.own_lo[dim]) + (at[dim] >= x.own_hi[dim]);
+    }
+    const Region& r = x.region[number];
+    if (!r.base) return 0;
+    return r.base[n * r.stride[0] + at[0] * r.stride[1] + at[1] * r.stride[2] + at[2] * r.stride[3] + channel];
+}
+
+static __device__ index_t offset(const Output& y, const Point& p) {
+    return p.n * y.stride[0] + p.at[0] * y.stride[1] + p.at[1] * y.stride[2] + p.at[2] * y.stride[3];
+}
+
+// The element of x that tap t of an output reads.
+static __device__ real window(const View& x, const Shape& s, const Point& out, index_t tap, int channel) {
+    const Point t = point(tap, s.kernel);
+    int at[3];
+    for (int dim = 0; dim < 3; ++dim) at[dim] = out.at[dim] * s.stride[dim] - s.pad[dim] + t.at[dim] * s.dilation[dim];
+    return load(x, out.n, at, channel);
+}
+
+extern "C" __global__ void forward(View x, const real* w, const real* bias, Output y, Shape s) {
+    const index_t points = s.batch * volume(y.extent), taps = volume(s.kernel);
+    const int channels = s.channels / s.groups, outputs = s.outputs / s.groups, group = blockIdx.z;
+    const index_t row = (index_t)blockIdx.x * TILE, column = (index_t)blockIdx.y * TILE;
+    const real* mine = w + (index_t)group * outputs * taps * channels;
+    real sum[EACH][EACH];
+    tile_product<ALONG_K, ALONG_K>(
+        row, column, 0, taps * channels,
+        [&](index_t r, index_t k) -> real {
+            if (r >= points) return 0;
+            return window(x, s, point(r, y.extent), k / channels, group * channels + (int)(k % channels));
+        },
+        [&](index_t k, index_t c) -> real { return c < outputs ? mine[c * taps * channels + k] : (real)0; }, sum);
+    for (int i = 0; i < EACH; ++i)
+        for (int j = 0; j < EACH; ++j) {
+            const index_t r = row + threadIdx.y + SIDE * i, c = column + threadIdx.x + SIDE * j;
+            if (r >= points || c >= outputs) continue;
+            const int k = group * outputs + (int)c;
+            const real found = sum[i][j] + (bias ? bias[k] : (real)0);
+            y.base[offset(y, point(r, y.extent)) + k] = s.rectify && found < 0 ? (real)0 : found;
+        }
+}
+
+extern "C" __global__ void backward_data(Output dy, const real* w, Output dx, Shape s) {
+    const index_t points = s.batch * volume(dx.extent), taps = volume(s.kernel);
+    const int channels = s.channels / s.groups, outputs = s.outputs / s.groups, group = blockIdx.z;
+    const index_t row = (index_t)blockIdx.x * TILE, column = (index_t)blockIdx.y * TILE;
+    const real* mine = w + (index_t)group * outputs * taps * channels;
+    real sum[EACH][EACH];
+    tile_product<ALONG_K, ALONG_TILE>(
+        row, column, 0, taps * outputs,
+        [&](index_t r, index_t k) -> real {
+            if (r >= points) return 0;
+            const Point in = point(r, dx.extent), t = point(k / outputs, s.kernel);
+            Point out;
+            out.n = in.n;
+            for (int dim = 0; dim < 3; ++dim) {
+                const int at = in.at[dim] + s.pad[dim] - t.at[dim] * s.dilation[dim];
+                if (at < 0 || at % s.stride[dim] || at / s.stride[dim] >= dy.extent[dim]) return 0;
+                out.at[dim] = at / s.stride[dim];
+            }
+            return dy.base[offset(dy, out) + group * outputs + k % outputs];
+        },
+        [&](index_t k, index_t c) -> real {
+            return c < channels ? mine[(k % outputs * taps + k / outputs) * channels + c] : (real)0;
+        },
+        sum);
+    for (int i = 0; i < EACH; ++i)
+        for (int j = 0; j < EACH; ++j) {
+            const index_t r = row + threadIdx.y + SIDE * i, c = column + threadIdx.x + SIDE * j;
+            if (r < points && c < channels) dx.base[offset(dx, point(r, dx.extent)) + group * channels + c] = sum[i][j];
+        }
+}
+
+extern "C" __global__ void backward_weights(View x, Output dy, Shape s, long long points_of_a_chunk, real* partial) {
+    const index_t points = s.batch * volume(dy.extent), taps = volume(s.kernel);
+    const int channels = s.channels / s.groups, outputs = s.outputs / s.groups;
+    const int group = blockIdx.z % s.groups, chunk = blockIdx.z / s.groups;
+    const index_t row = (index_t)blockIdx.x * TILE, column = (index_t)blockIdx.y * TILE, width = taps * channels;
+    const index_t begin = chunk * points_of_a_chunk, end = min(points, begin + points_of_a_chunk);
+    real sum[EACH][EACH];
+    tile_product<ALONG_TILE, ALONG_TILE>(
+        row, column, begin, end,
+        [&](index_t k, index_t p) -> real {
+            return k < outputs ? dy.base[offset(dy, point(p, dy.extent)) + group * outputs + k] : (real)0;
+        },
+        [&](index_t p, index_t c) -> real {
+            if (c >= width) return 0;
+            return window(x, s, point(p, dy.extent), c / channels, group * channels + (int)(c % channels));
+        },
+        sum);
+    real* mine = partial + ((index_t)chunk * s.groups + group) * outputs * width;
+    for (int i = 0; i < EACH; ++i)
+        for (int j = 0; j < EACH; ++j) {
+            const index_t r = row + threadIdx.y + SIDE * i, c = column + threadIdx.x + SIDE * j;
+            if (r < outputs && c < width) mine[r * width + c] = sum[i][j];
+        }
+}
+
+// Add up the chunks, the first first.
+extern "C" __global__ void fold(const real* partial, long long chunks, long long elements, real* dw) {
+    for (index_t i = first(); i < elements; i += step()) {
+        real sum = 0;
+        for (index_t chunk = 0; chunk < chunks; ++chunk) sum += partial[chunk * elements + i];
+        dw[i] = sum;
+    }
+}

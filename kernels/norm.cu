@@ -1,0 +1,95 @@
+// Batch normalisation of a block, in the pieces between which statistics are summed over ranks.
+//
+//   moments         sums_c = ( sum (x - shift_c),  sum (x - shift_c)^2 )     partial sums, then `fold`
+//   apply           y = (x - mean_c) inv_std_c gamma_c + beta_c, rectified if asked
+//   backward_sums   sums_c = ( sum dy,  sum dy xhat )                        partial sums, then `fold`
+//   backward_apply  dx = inv_std_c gamma_c (dy - sums_0c / M - xhat sums_1c / M)
+//
+// with xhat = (x - mean_c) inv_std_c; where y is given, dy counts only where y > 0 (the rectifier after it).
+//
+// Memory     x, dy, y (rows, channels), channels innermost; partial (chunks, 2, channels); sums (2, channels)
+// Threads    sums: block (32, 8), grid (channels / 32, chunks): a warp reads 32 neighbouring channels, eight rows at a
+//            time; a chunk of rows is a block's.  The others: any one-dimensional grid, step()
+// Types      real; statistics and sums are double.  Sums are made in one order: the same bits every time
+// Caller     y is null or of x's shape; M > 0
+// Reference  gridnn.compute.cpu.reference.norm
+// Source     own; Ioffe and Szegedy 2015
+#include "common.cuh"
+
+#define LANES 32
+#define ROWS 8
+
+// Add up what the eight rows of threads have of each channel, and leave it to the block's chunk.
+static __device__ void leave(double one, double two, double* partial, int channels) {
+    __shared__ double held[2][ROWS][LANES];
+    const int lane = threadIdx.x, row = threadIdx.y, channel = blockIdx.x * LANES + lane;
+    held[0][row][lane] = one;
+    held[1][row][lane] = two;
+    __syncthreads();
+    if (row >= 2 || channel >= channels) return;  // row 0 adds up the first sum, row 1 the second
+    double sum = 0;
+    for (int r = 0; r < ROWS; ++r) sum += held[row][r][lane];
+    partial[((index_t)blockIdx.y * 2 + row) * channels + channel] = sum;
+}
+
+extern "C" __global__ void moments(const real* x, const double* shift, long long rows, int channels,
+                                   long long rows_of_a_chunk, double* partial) {
+    const int channel = blockIdx.x * LANES + threadIdx.x;
+    const index_t begin = blockIdx.y * rows_of_a_chunk, end = min(rows, begin + rows_of_a_chunk);
+    double sum = 0, squares = 0;
+    if (channel < channels) {
+        const double mean = shift[channel];
+        for (index_t row = begin + threadIdx.y; row < end; row += ROWS) {
+            const double centred = x[row * channels + channel] - mean;
+            sum += centred;
+            squares += centred * centred;
+        }
+    }
+    leave(sum, squares, partial, channels);
+}
+
+extern "C" __global__ void backward_sums(const real* x, const real* dy, const real* y, const double* mean,
+                                         const double* inv_std, long long rows, int channels,
+                                         long long rows_of_a_chunk, double* partial) {
+    const int channel = blockIdx.x * LANES + threadIdx.x;
+    const index_t begin = blockIdx.y * rows_of_a_chunk, end = min(rows, begin + rows_of_a_chunk);
+    double sum = 0, products = 0;
+    if (channel < channels) {
+        for (index_t row = begin + threadIdx.y; row < end; row += ROWS) {
+            const index_t i = row * channels + channel;
+            if (y && !(y[i] > 0)) continue;
+            sum += dy[i];
+            products += dy[i] * (x[i] - mean[channel]);
+        }
+        products *= inv_std[channel];
+    }
+    leave(sum, products, partial, channels);
+}
+
+// Add up the chunks, the first first; `sums` and a chunk of `partial` have as many elements.
+extern "C" __global__ void fold(const double* partial, long long chunks, int elements, double* sums) {
+    for (index_t i = first(); i < elements; i += step()) {
+        double sum = 0;
+        for (index_t chunk = 0; chunk < chunks; ++chunk) sum += partial[chunk * elements + i];
+        sums[i] = sum;
+    }
+}
+
+extern "C" __global__ void apply(const real* x, const double* mean, const double* inv_std, const real* gamma,
+                                 const real* beta, real* y, long long count, int channels, int rectify) {
+    for (index_t i = first(); i < count; i += step()) {
+        const int c = (int)(i % channels);
+        const real found = (x[i] - (real)mean[c]) * (real)(inv_std[c] * gamma[c]) + beta[c];
+        y[i] = rectify && found < 0 ? (real)0 : found;
+    }
+}
+
+extern "C" __global__ void backward_apply(const real* x, const real* dy, const real* y, const double* mean,
+                                          const double* inv_std, const real* gamma, const double* sums, double m,
+                                          real* dx, long long count, int channels) {
+    for (index_t i = first(); i < count; i += step()) {
+        const int c = (int)(i % channels);
+        const double g = y && !(y[i] > 0) ? 0.0 : (double)dy[i], xhat = (x[i] - mean[c]) * inv_std[c];
+        dx[i] = (real)(inv_std[c] * gamma[c] * (g - sums[c] / m - xhat * (sums[channels + c] / m)));
+    }
+}

@@ -1,0 +1,51 @@
+// Parameter updates in one pass over memory.
+//
+//   sgd    d = s g + decay w    v = momentum v + d              w -= lr v, or lr (d + momentum v) with Nesterov
+//   adam   d = s g + decay w    m += (1 - b1)(d - m)            w -= rate m / (sqrt(v) / root + eps)
+//                               v = b2 v + (1 - b2) d^2
+//   lars   d = s g + decay w    v = momentum v + lr rate d      w -= v
+//
+// AdamW is adam with decay 0 and `keep` = 1 - lr decay on the weight first; `rate` = lr / (1 - b1^t),
+// `root` = sqrt(1 - b2^t).
+//
+// Memory     flat arrays of one length
+// Threads    any one-dimensional grid; a thread takes every step()-th element
+// Types      real; the order of operations is the reference's, the contraction of products and sums is the compiler's
+// Caller     velocity is null where momentum is 0
+// Reference  gridnn.compute.cpu.reference.update
+// Source     own
+#include "common.cuh"
+
+extern "C" __global__ void sgd(real* w, const real* g, real* velocity, long long count, real lr, real momentum,
+                               int nesterov, real decay, real scale) {
+    for (index_t i = first(); i < count; i += step()) {
+        real d = scale * g[i] + decay * w[i];
+        if (velocity) {
+            const real v = momentum * velocity[i] + d;
+            velocity[i] = v;
+            d = nesterov ? d + momentum * v : v;
+        }
+        w[i] -= lr * d;
+    }
+}
+
+extern "C" __global__ void adam(real* w, const real* g, real* m, real* v, long long count, real rate, real root,
+                                real b1, real b2, real eps, real decay, real keep, real scale) {
+    for (index_t i = first(); i < count; i += step()) {
+        const real before = w[i], d = scale * g[i] + decay * before;
+        const real first_moment = m[i] + (1 - b1) * (d - m[i]);
+        const real second = b2 * v[i] + (1 - b2) * d * d;
+        m[i] = first_moment;
+        v[i] = second;
+        w[i] = keep * before - rate * first_moment / (sqrt(second) / root + eps);
+    }
+}
+
+extern "C" __global__ void lars(real* w, const real* g, real* velocity, long long count, real lr, real momentum,
+                                real decay, real scale) {
+    for (index_t i = first(); i < count; i += step()) {
+        const real v = momentum * velocity[i] + lr * (scale * g[i] + decay * w[i]);
+        velocity[i] = v;
+        w[i] -= v;
+    }
+}
