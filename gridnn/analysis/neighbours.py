@@ -3,7 +3,8 @@
     n8 k2       itself; n16 k2, n8 k4, n8 k2 h2 (longer); n4 k2, n8 (shorter); n4 k4, n16, n4 k2 h2 (swapped: a prime of
                 one axis goes to another); and what is longer than a swapped one
 
-With P a power of two the prime is 2; other numbers of processes have several.
+With P a power of two the prime is 2; other numbers of processes have several.  Near a plan for a larger batch is what
+cuts all of the smaller one, and something else besides: n8 k2 with four samples is n4 k2, n4 k4, n4 k2 h2 ...
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def around(
         here = rows.setdefault(keys[node.name], {})
         here.update(dict.fromkeys(plan[node.name] for plan in starts))
     known: dict[Degrees, list[Degrees]] = {}
-    asked = dict.fromkeys((keys[node.name], plan[node.name]) for node in job.network.nodes for plan in near)
+    pairs = dict.fromkeys((keys[node.name], plan[node.name]) for node in job.network.nodes for plan in near)
+    asked = [(key, grid) for key, wide in pairs for grid in _within(wide, dict(key).get("n", 1))]
     for key, grid in asked:
         here, limit = rows[key], dict(key)
         most = tuple(limit.get(a, 1) for a in AXES)
@@ -56,6 +58,16 @@ def around(
             same[grids] = every.some(np.array([at[grid] for grid in found], dtype=np.int64))
         shared[owner] = same[grids]
     return [shared[keys[node.shared or node.name]] for node in job.network.nodes]
+
+
+def _within(grid: Degrees, samples: int) -> Iterable[Degrees]:
+    """Yield a grid, or where it cuts a larger batch, those that cut the samples and something else as often as it."""
+    if grid[0] <= samples or grid[0] % samples:
+        yield grid
+        return
+    rest = grid[0] // samples
+    yield (samples, *grid[1:])
+    yield from ((samples, *_times(grid, at, rest)[1:]) for at in range(1, len(grid)))
 
 
 def _neighbours(grid: Degrees, primes: Sequence[int]) -> set[Degrees]:

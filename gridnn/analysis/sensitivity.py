@@ -42,7 +42,7 @@ def sensitivity(
     values
         Factors of the machine's alpha or beta, batches, pixels or processes; left out, a series around the study's.
     near
-        Layer-wise plans of the study that are known; over the machine they save the time to find one.
+        Layer-wise plans of the study that are known: they save the time to find one.
     source
         Where the network comes from, to build it for other images.
 
@@ -90,7 +90,7 @@ def _all(
     points: Sequence[float],
     known: Sequence[Schemes],
 ) -> Iterator[dict[str, Choice]]:
-    """Yield the plans of every job: over the machine the best of those at the ends, otherwise near the one before."""
+    """Yield the plans of every job: over the machine the best of those at the ends, otherwise near a neighbour's."""
     if over in MACHINE:
         factors = [(v, 1.0) if over == "alpha" else (1.0, v) for v in points]
         found_ = rivals(usual, names, [(1.0, 1.0), factors[0], factors[-1]], known)
@@ -104,13 +104,17 @@ def _all(
         if same and len(jobs) > 3 and {"uniform", "dynamic"} & set(names)
         else []
     )
-    near, before = list[Schemes](), 0
-    for job in jobs:
-        carried = job.procs > SEARCHED and before in (job.procs, job.procs // 2, job.procs // 4)
-        found = choices(job, names, near if carried else (), rows, job.tables(sketches))
-        if "dynamic" in found:
-            near, before = [found["dynamic"].degrees], job.procs
-        yield found
+    # From the study's own value outwards, where there is one: a plan is looked for around its neighbour's.
+    start = jobs.index(usual) if same and usual in jobs else 0
+    found: dict[int, dict[str, Choice]] = {}
+    for at in (start, *range(start - 1, -1, -1), *range(start + 1, len(jobs))):
+        job, near = jobs[at], known if jobs[at] == usual and usual.procs > SEARCHED else ()
+        if at != start and "dynamic" in names:
+            before = at + 1 if at < start else at - 1
+            if job.procs > SEARCHED and jobs[before].procs in (job.procs, job.procs // 2, job.procs // 4):
+                near = [found[before]["dynamic"].degrees]
+        found[at] = choices(job, names, near, rows, job.tables(sketches))
+    yield from (found[at] for at in range(len(jobs)))
 
 
 def _notes(over: str, rows: Sequence[tuple[Cell, ...]], keys: Sequence[str]) -> Iterator[str]:

@@ -14,8 +14,8 @@
 Parts know nothing of each other, so they can be made in several processes; searches take most of the time.  One of
 them is the search; parts that ask neither for its plan nor for the one that is shown are begun before it is known:
 
-    process 1    search ------------ | weak ----- | alpha -- | beta -- | network
-    process 2    strong ------- | batch ----------------- | map ---- | layers
+    process 1    search ------------ | batch ------ | beta -- | network
+    process 2    strong ------- | weak ------ | alpha -- | map -- | layers
 
 A part that has no answer for a job (no Pr x Pc fits, too many processes to simulate) leaves the reason in its section:
 the rest of the page is as good as before.
@@ -341,5 +341,5 @@ _LONG = (
     "machine", "assumptions",
 )  # fmt: skip
 """Every part, the longest first, so that none is left for the end."""
-_AFTERWARDS = ("alpha", "beta", "network", "step", "bounds", "layers")
+_AFTERWARDS = ("batch", "alpha", "beta", "network", "step", "bounds", "layers")
 """Those that ask about the plan shown, or look around the one that was searched for."""
