@@ -4,6 +4,7 @@
 #   make demo [RANKS=4]   train the default network on RANKS processes
 #   make kernels          compile the kernels again (set-up does it; needs gcc)
 #   make test             all tests; ranks are started as needed
+#   make sanitize         kernels of GPUs on the CPU, under the address and undefined-behaviour sanitizers (4 minutes)
 
 PYTHON ?= python3
 MPI ?= wheel
@@ -17,7 +18,7 @@ READY := $(firstword $(wildcard .venv/.setup-*) $(STAMP))
 KERNELS := kernels/build.py $(wildcard kernels/*/*)
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: setup kernels demo test lint sweep nightly clean
+.PHONY: setup kernels demo test lint sanitize sweep nightly clean
 
 setup: $(STAMP)
 
@@ -41,6 +42,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(ONE_THREAD) $(BIN)/python -m pytest --quiet tests/house
+
+sanitize: $(READY)
+	SHIM_CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined" \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/compute/gpu --deselect tests/compute/gpu/test_compile.py
 
 # Exhaustive tests, left out of `make test`; nightly runs them with all the others.
 sweep: $(READY)
