@@ -17,17 +17,20 @@ where all processes have work.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
 from gridnn.analysis.chart import Bars, Chart, Lines, Series
 from gridnn.analysis.own import UserPlans, check_plans, own_choice
 from gridnn.analysis.parts import Schemes, gather, received_bytes
+from gridnn.analysis.several import asked_of, processes
 from gridnn.analysis.strategies import HEADS, KNOWN, SEARCHED, Choice, check_strategies, choices
 from gridnn.analysis.study import Study
 from gridnn.analysis.table import Cell, Column, Table
+from gridnn.cost.moves import Floats
 from gridnn.cost.patterns import Sketches
 from gridnn.errors import InputError
 from gridnn.geometry.grid import AXES, GridShape
@@ -59,7 +62,7 @@ COLUMNS = (
 
 def scaling(
     study: Study, procs: Sequence[int], mode: str = "strong", strategies: Iterable[str] = KNOWN,
-    plans: UserPlans | None = None,
+    plans: UserPlans | None = None, workers: int = 1,
 ) -> Table:  # fmt: skip
     """Return seconds and efficiency over processes, a row for each strategy and number of processes.
 
@@ -69,6 +72,8 @@ def scaling(
         "strong": the batch stays; "weak": it grows with the processes from the study's at the smallest.
     plans
         Plans of one's own, beside the strategies.
+    workers
+        Processes that find them; with several, a script that calls this must be importable without running.
 
     Raises
     ------
@@ -85,18 +90,31 @@ def scaling(
     own = dict(plans or {})
     check_plans(own, names, jobs)
     rows: list[dict[str, Cell]] = []
+    made: list[tuple[Job, dict[str, Choice], Callable[[], Floats]]] = []
     before: tuple[int, Schemes] | None = None
-    sketches = Sketches()
-    for job in jobs:
-        carried = before is not None and job.procs > SEARCHED and job.procs in (2 * before[0], 4 * before[0])
-        tables = job.tables(sketches)
-        found = choices(job, names, [before[1]] if before is not None and carried else (), tables=tables)
-        before = (job.procs, found["dynamic"].degrees) if "dynamic" in found else None
-        found |= {
-            name: choice for name, plan in own.items() if (choice := own_choice(job, name, plan)) is not None
-        }
-        moved = received_bytes(job, gather(job, [choice.degrees for choice in found.values()]), tables)
-        rows += [_row(mode, job, x, float(m)) for x, m in zip(found.values(), moved, strict=True)]
+    sketches = _sketches()
+    later = jobs[len(jobs) // 3 :] if "dynamic" in names else []
+    with processes(min(workers, 1 + bool(later))) as pool:
+        # Layer-wise plans follow from each other; all others may be found meanwhile, for those that come later.
+        ahead = {job.procs: asked_of(pool, _but_layerwise, job, names) for job in later}
+        for job in jobs:
+            carried = (
+                before is not None and job.procs > SEARCHED and job.procs in (2 * before[0], 4 * before[0])
+            )
+            tables, near = job.tables(sketches), [before[1]] if before is not None and carried else ()
+            known = ahead[job.procs]() if pool is not None and job.procs in ahead else None
+            found = choices(job, names, near, tables=tables, found=known)
+            before = (job.procs, found["dynamic"].degrees) if "dynamic" in found else None
+            found |= {
+                name: choice
+                for name, plan in own.items()
+                if (choice := own_choice(job, name, plan)) is not None
+            }
+            moved = asked_of(pool, _received, job, [choice.degrees for choice in found.values()])
+            made.append((job, found, moved))
+        for job, found, moved in made:
+            rows += [_row(mode, job, x, float(m)) for x, m in zip(found.values(), moved(), strict=True)]
+    _sketches.cache_clear()  # this study is done
     order = {name: at for at, name in enumerate((*names, *own))}
     rows.sort(key=lambda row: (order[str(row["strategy"])], row["procs"]))
     _against_first(rows)
@@ -107,6 +125,23 @@ def scaling(
     columns = tuple(replace(c, hidden=c.hidden or (c.key == "batch" and mode == "strong")) for c in COLUMNS)
     title = f"{study.network.name} on {study.machine.name}: {mode} scaling, {_batches(jobs)}"
     return Table(title, columns, table, notes=tuple(_notes(mode, jobs, rows)))
+
+
+def _but_layerwise(job: Job, names: Sequence[str]) -> dict[str, Choice]:
+    """Return the plans of all strategies but the layer-wise one, and of "uniform"."""
+    others = dict.fromkeys([*(n for n in names if n != "dynamic"), "uniform"])
+    return choices(job, list(others), tables=job.tables(_sketches()))
+
+
+def _received(job: Job, plans: Sequence[Schemes]) -> Floats:
+    """Return the bytes that the busiest rank receives, of each of some plans."""
+    return received_bytes(job, gather(job, plans), job.tables(_sketches()))
+
+
+@cache
+def _sketches() -> Sketches:
+    """Return those of this process: what shapes decide is asked for once."""
+    return Sketches()
 
 
 def _grown(study: Study, procs: int, first: int) -> int:

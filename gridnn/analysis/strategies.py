@@ -92,7 +92,7 @@ def check_strategies(strategies: Iterable[str]) -> tuple[str, ...]:
 
 def choices(
     job: Job, strategies: Sequence[str], near: Sequence[Schemes] = (), rows: Sequence[Degrees] = (),
-    tables: CostTables | None = None,
+    tables: CostTables | None = None, found: Mapping[str, Choice] | None = None,
 ) -> dict[str, Choice]:  # fmt: skip
     """Return the plan of every strategy.
 
@@ -104,20 +104,24 @@ def choices(
     rows
         Grids to look for the uniform plan among and around; all of them, if there are none.
 
+    found
+        Those that are known already.
+
     Raises
     ------
     InputError
         For processes that no layer can use.
     """
-    tables, wanted = tables or job.tables(), set(strategies)
+    tables, here = tables or job.tables(), dict(found or {})
+    wanted = set(strategies) - set(here)
     known = families(job, KNOWN if "dynamic" in wanted else wanted)
-    found = _cheapest(job, {name: known[name] for name in known if name in wanted}, tables)
-    if wanted & {"uniform", "dynamic"}:
-        found["uniform"] = _uniform(job, rows, tables)
+    here |= _cheapest(job, {name: known[name] for name in known if name in wanted}, tables)
+    if wanted & {"uniform", "dynamic"} and "uniform" not in here:
+        here["uniform"] = _uniform(job, rows, tables)
     if "dynamic" in wanted:
         starts = [plan for several in known.values() for plan in several]
-        found["dynamic"] = _layerwise(job, [*starts, found["uniform"].degrees], near, tables)
-    return {name: found[name] for name in strategies}
+        here["dynamic"] = _layerwise(job, [*starts, here["uniform"].degrees], near, tables)
+    return {name: here[name] for name in strategies}
 
 
 def pick(several: Parts, at: int) -> Parts:

@@ -47,7 +47,8 @@ class Problem:
         self.at = {node.name: i for i, node in enumerate(self.nodes)}
         self.owner = tuple(self.at[node.shared or node.name] for node in self.nodes)
         for i, owner in enumerate(self.owner):
-            if not np.array_equal(self.candidates[i].degrees, self.candidates[owner].degrees):
+            mine, theirs = self.candidates[i], self.candidates[owner]
+            if mine is not theirs and not np.array_equal(mine.degrees, theirs.degrees):
                 name, other = self.nodes[i].name, self.nodes[owner].name
                 raise InputError(
                     f"layers {other} and {name} share weights, so they have one grid; give both the same"

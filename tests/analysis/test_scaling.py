@@ -108,6 +108,12 @@ def test_strong_scaling() -> None:
         assert min(rows, key=lambda row: row["step_s"])["step_s"] == pytest.approx(rows[-1]["step_s"])  # type: ignore[arg-type,return-value]
 
 
+@pytest.mark.parametrize("names", [KNOWN, ("data", "dynamic"), ("data",)])
+def test_several_processes_find_what_one_finds(names: tuple[str, ...]) -> None:
+    alone, together = (scaling(LENET, [4, 8, 16, 64], strategies=names, workers=w) for w in (1, 2))
+    assert alone == together
+
+
 def test_weak_scaling_grows_the_batch() -> None:
     rows = scaling(LENET, [8, 32], "weak", ["data", "uniform"]).records()
     assert [row["batch"] for row in rows] == [64, 256, 64, 256]

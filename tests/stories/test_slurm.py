@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
 TRAIN = ("--set", *BRIEF, "compute.choice=fixed")
 FOREVER = (*TRAIN, "train.steps=1000000")
 # Long enough to be still at work when something happens to it; float64, so that any number of ranks must agree.
-STEPS = 240
+STEPS = 720
 LONG = (*TRAIN, f"train.steps={STEPS}", "train.dtype=float64", "checkpoint.every_s=0")
 
 

@@ -23,22 +23,17 @@ the rest of the page is as good as before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from multiprocessing import get_context
-from typing import Any, TypeVar
 
 from gridnn import __version__
 from gridnn.analysis.report.machine import machine_table
 from gridnn.analysis.report.sections import Contents, Section
 from gridnn.analysis.report.step import PLACES, simulated_step
 from gridnn.analysis.report.summary import answers
+from gridnn.analysis.several import asked_of, processes
 from gridnn.analysis.study import STRATEGIES, Study, schemes_of
-from gridnn.errors import InputError, RunError
+from gridnn.errors import InputError
 from gridnn.geometry.grid import Scheme
 from gridnn.plan.explain.picture import picture
 from gridnn.plan.explain.tell import time_text
@@ -47,7 +42,6 @@ from gridnn.plan.job import Job
 from gridnn.plan.outcome import outcome
 from gridnn.plan.search import MODEL_ERROR, search
 
-T = TypeVar("T")
 FEWEST, MOST = 8, 4096
 """Processes between which the scaling study doubles and halves those of the page."""
 FEW = 6
@@ -119,14 +113,14 @@ def contents(
     if plan is None and grid != "dynamic":
         plan = grid, schemes_of(job, grid)
     asked = Asked(study, procs, tuple(over) or _counts(job))
-    with _processes(workers) as pool:
-        found = _asked_of(pool, search, job, "dynamic")
+    with processes(workers) as pool:
+        found = asked_of(pool, search, job, "dynamic")
         order = [name for name in _LONG if name in PARTS]
-        known = {name: _asked_of(pool, _part, name, asked) for name in order if name not in _AFTERWARDS}
+        known = {name: asked_of(pool, _part, name, asked) for name in order if name not in _AFTERWARDS}
         best = found()
         name, schemes = plan or (grid, best.schemes)
         shown = replace(asked, name=name, schemes=schemes, best=best.schemes)
-        known |= {name: _asked_of(pool, _part, name, shown) for name in order if name in _AFTERWARDS}
+        known |= {name: asked_of(pool, _part, name, shown) for name in order if name in _AFTERWARDS}
         result = outcome(job, schemes)
         made = [(key, known[name]()) for name, (key, _) in PARTS.items()]
     sections = tuple(_section(key, [part for at, part in made if at == key]) for key in TITLES)
@@ -163,29 +157,6 @@ def every_other(counts: Sequence[int], procs: int) -> tuple[int, ...]:
 def _counts(job: Job) -> tuple[int, ...]:
     every = doublings(job.procs)
     return every if len(job.network.nodes) <= MANY_LAYERS else every_other(every, job.procs)
-
-
-@contextmanager
-def _processes(count: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Give several processes to work with; None for one."""
-    if count < 2:
-        yield None
-        return
-    with ProcessPoolExecutor(count, get_context("spawn")) as pool:
-        try:
-            yield pool
-        except BrokenProcessPool:
-            raise RunError(
-                "a process that made a part of the page was killed, perhaps for its memory; ask for fewer processes, "
-                "or a shorter --range"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)  # nothing is left to do, or there will be no page
-
-
-def _asked_of(pool: ProcessPoolExecutor | None, call: Callable[..., T], *words: Any) -> Callable[[], T]:
-    """Return what gives the result of a call: it is begun in one of several processes, or made when it is wanted."""
-    return partial(call, *words) if pool is None else pool.submit(call, *words).result
 
 
 def _part(name: str, asked: Asked) -> Section:

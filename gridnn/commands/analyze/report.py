@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Sequence
 
@@ -45,6 +44,7 @@ def main(argv: Sequence[str], say: Say) -> None:
     arguments = words.parse_args(argv)
     from gridnn.analysis.report.contents import contents
     from gridnn.analysis.report.page import check_report, page
+    from gridnn.analysis.several import cores
 
     check_target(arguments.output)
     check_pictures(arguments)
@@ -56,7 +56,7 @@ def main(argv: Sequence[str], say: Say) -> None:
         plan = name, schemes
     found = contents(
         study, arguments.procs, arguments.grid, plan=plan, over=arguments.range,
-        command="gridnn analyze report " + " ".join(map(shlex.quote, argv)), workers=_workers(),
+        command="gridnn analyze report " + " ".join(map(shlex.quote, argv)), workers=min(4, cores()),
     )  # fmt: skip
     write_whole(arguments.output, page(found))
     pictures = [path for path in (arguments.svg, arguments.png) if path]
@@ -73,9 +73,3 @@ def main(argv: Sequence[str], say: Say) -> None:
     say(f"\npage written to {arguments.output}")
     for path in pictures:
         say(f"picture written to {path}")
-
-
-def _workers() -> int:
-    """Return how many processes may work on the page: as many as there are cores for it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 4)

@@ -50,6 +50,7 @@ def main(argv: Sequence[str], say: Say) -> None:
     add_answer(words)
     arguments = words.parse_args(argv)
     from gridnn.analysis.scaling import scaling, scaling_charts
+    from gridnn.analysis.several import cores
     from gridnn.analysis.strategies import KNOWN
 
     check_pictures(arguments)
@@ -59,7 +60,9 @@ def main(argv: Sequence[str], say: Say) -> None:
     tables: list[Table] = []
     for mode in modes:
         own = {n: p for n, p in plans.items() if len(modes) == 1 or _fits(study, counts, mode, p)}
-        tables.append(scaling(study, counts, mode, arguments.strategies or KNOWN, own))
+        tables.append(
+            scaling(study, counts, mode, arguments.strategies or KNOWN, own, workers=min(2, cores()))
+        )
     charts: list[Chart] = [chart for table in tables for chart in scaling_charts(table)]
     answer(say, arguments, tables, charts)
 
