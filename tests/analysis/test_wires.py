@@ -139,3 +139,33 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+TURNS = """
+import sys
+sys.path[:0] = sys.argv[1:]
+from hidden import Visible
+from outcome import Outcome
+from tables import times
+
+def measured(name, predicted_s, *turns):
+    return Outcome(name, sum(turns, ()), predicted_s, predicted_s, 1, 1, 1, tuple(Visible() for _ in turns))
+
+found = [
+    measured("batch", 10.0, (9.0, 9.1, 9.2), (8.0, 8.1, 8.2)),
+    measured("a", 5.0, (5.0, 5.1, 5.2), (9.0, 9.1, 9.2)),
+    measured("b", 6.0, (7.0, 7.1, 7.2), (6.0, 6.1, 6.2)),
+]
+print(found[1].turns_s, *times(found, []), sep="\\n")
+"""
+
+
+def test_turns_are_held_to_each_other() -> None:
+    """In a process of its own, where the bench's modules have their short names, as when it runs."""
+    root = Path(__file__).resolve().parents[2]
+    text = run([sys.executable, "-c", TURNS, str(root / "analysis" / "bench" / "wires"), str(root)], 60.0, {})
+    assert "(5.1, 9.1)" in text and "| a | 7.100 | 5.000 - 9.200 |" in text
+    assert "3 plans, mean |error| 18.3 %, worst 29.6 %, Kendall tau 0.333." in text
+    assert "In the wrong order (measured apart by): a / b (8 %)." in text
+    assert "quickest step of each instead: mean |error| 8.3 %, worst 25.0 %, Kendall tau 1.000." in text
+    assert "One turn against another, which is how far the order repeats: tau -0.333." in text
