@@ -25,7 +25,7 @@ from gridnn.cost.compute import WEIGHTED
 from gridnn.cost.grids import Grids, Ints
 from gridnn.cost.machine import Machine
 from gridnn.cost.moves import Floats
-from gridnn.cost.tables import CostTables, LayerCosts
+from gridnn.cost.tables import LayerCosts
 from gridnn.network.graph import INPUT
 from gridnn.plan.job import Degrees, Job
 from gridnn.plan.problem import Problem
@@ -93,7 +93,7 @@ def alike(job: Job, rows: Sequence[Degrees]) -> Plans:
     return Plans((grids,) * layers, np.tile(np.arange(len(rows)), (layers, 1)))
 
 
-def parts(job: Job, plans: Plans, tables: CostTables | None = None) -> Parts:
+def parts(job: Job, plans: Plans) -> Parts:
     """Return what a step of some plans is made of; first ranks are taken as 0.
 
     Raises
@@ -101,21 +101,17 @@ def parts(job: Job, plans: Plans, tables: CostTables | None = None) -> Parts:
     InputError
         If layers that share weights have different grids in one plan.
     """
-    return parts_of(Problem(job, plans.grids, tables), plans.picks)
+    return parts_of(Problem(job, plans.grids), plans.picks)
 
 
 def parts_of(problem: Problem, picks: Ints) -> Parts:
     """Return what a step is made of where layers have those of their candidates: `picks` (layers, plans)."""
-    layers = problem.layers
+    layers, edges = problem.layers, _edges(problem, picks)
     compute = np.array([x.compute_s[p] for x, p in zip(layers, picks, strict=True)])
-    inside = np.array([(x.settle_s + x.statistics_s)[p] for x, p in zip(layers, picks, strict=True)])
-    sums = np.array([x.gradients_s[p] for x, p in zip(layers, picks, strict=True)])
-    edges = np.zeros_like(compute)
-    for (_, consumer, _), seconds in zip(problem.edges, _edges(problem, picks), strict=True):
-        edges[consumer] += seconds
-        alone_s = layers[consumer].alone_s
-        if alone_s is not None:  # a ReLU that the layer before it would have computed
-            compute[consumer] += (seconds > 0) * alone_s[picks[consumer]]
+    for at, layer in enumerate(layers):
+        if layer.alone_s is not None:  # a ReLU that the layer before it would have computed
+            compute[at] += (edges[at] > 0) * layer.alone_s[picks[at]]
+    inside, sums = _inside(layers, picks), _sums(layers, picks)
     sizes = np.array([g.sizes[p] for g, p in zip(problem.candidates, picks, strict=True)])
     total_s = compute.sum(axis=0)
     memory = np.sum([x.memory_bytes[p] for x, p in zip(layers, picks, strict=True)], axis=0)
@@ -125,25 +121,46 @@ def parts_of(problem: Problem, picks: Ints) -> Parts:
     )  # fmt: skip
 
 
-def _edges(problem: Problem, picks: Ints) -> list[Floats]:
-    """Return the seconds of every edge in every plan, without those of a ReLU."""
+def communication(job: Job, plans: Plans) -> Floats:
+    """Return the seconds that a step of each plan communicates: `parts`, where no other is asked for."""
+    problem, picks = Problem(job, plans.grids), plans.picks
+    within = _inside(problem.layers, picks) + _sums(problem.layers, picks)
+    return np.asarray((within + _edges(problem, picks)).sum(axis=0))
+
+
+def _inside(layers: Sequence[LayerCosts], picks: Ints) -> Floats:
+    """Return the seconds of collectives inside each layer, (layers, plans)."""
+    return np.array([(x.settle_s + x.statistics_s)[p] for x, p in zip(layers, picks, strict=True)])
+
+
+def _sums(layers: Sequence[LayerCosts], picks: Ints) -> Floats:
+    """Return the seconds of the sums of gradients, (layers, plans)."""
+    return np.array([x.gradients_s[p] for x, p in zip(layers, picks, strict=True)])
+
+
+def _edges(problem: Problem, picks: Ints) -> Floats:
+    """Return the seconds of the edges into each layer, without those of a ReLU, (layers, plans)."""
     same: dict[bytes, Ints] = {}
     rows = [same.setdefault(row.tobytes(), row) for row in picks]  # the same object where they are the same
     asked: dict[object, tuple[LayerCosts, LayerCosts, int, Ints, Ints]] = {}
     keys = []
     for producer, consumer, number in problem.edges:
-        made, used = problem.layers[producer], replace(problem.layers[consumer], alone_s=None)
+        made, used = problem.layers[producer], problem.layers[consumer]
+        if used.alone_s is not None:
+            used = replace(used, alone_s=None)
         ends = rows[producer], rows[consumer]
         keys.append((problem.edge_key(made, used, number), id(ends[0]), id(ends[1])))
         asked.setdefault(keys[-1], (made, used, number, *ends))
     found = dict(zip(asked, problem.tables.edges(list(asked.values())), strict=True))
-    return [found[key] for key in keys]
+    seconds = np.zeros(picks.shape)
+    for (_, consumer, _), key in zip(problem.edges, keys, strict=True):
+        seconds[consumer] += found[key]
+    return seconds
 
 
-def received_bytes(job: Job, plans: Plans, tables: CostTables | None = None) -> Floats:
+def received_bytes(job: Job, plans: Plans) -> Floats:
     """Return about how many bytes the busiest rank receives in a step of each plan: seconds, if one takes a second."""
-    bare = job.machine.only_bytes()
-    return parts(replace(job, machine=bare), plans, (tables or job.tables()).on(bare)).comm_s
+    return communication(replace(job, machine=job.machine.only_bytes()), plans)
 
 
 def scaled(machine: Machine, alpha: float = 1.0, beta: float = 1.0) -> Machine:

@@ -11,15 +11,14 @@ of "uniform" and "dynamic" those that are the best at corners, edges and centre 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from gridnn.analysis.parts import Plans, Schemes, alike, gather, parts, scaled
-from gridnn.analysis.strategies import Choice, choices, families, pick, uniform_rows
+from gridnn.analysis.parts import Plans, Schemes, alike, communication, gather, parts, scaled
+from gridnn.analysis.strategies import KNOWN, Choice, families, layerwise_around, pick, uniform_rows
 from gridnn.cost.moves import Floats
-from gridnn.cost.tables import CostTables
 from gridnn.plan.job import Degrees, Job
 
 SHORTLIST = 8
@@ -44,14 +43,13 @@ class Rivals:
     plans: Plans
     of: tuple[int, ...]
     compute_s: Floats
-    tables: CostTables
     known: dict[float, Floats] = field(default_factory=dict)
 
     def steps_s(self, alpha: float, beta: float) -> Floats:
         """Return the seconds of a step of every plan, where messages and bytes take so many times as long."""
         ratio = alpha / beta
         if ratio not in self.known:
-            self.known[ratio] = _on(self.job, self.plans, self.tables, ratio)
+            self.known[ratio] = _on(self.job, self.plans, ratio)
         return self.compute_s + beta * self.known[ratio]
 
     def by_strategy(self, step_s: Floats) -> Floats:
@@ -63,7 +61,7 @@ class Rivals:
     def choices(self, alpha: float, beta: float) -> dict[str, Choice]:
         """Return the plan of every strategy there, and what it is made of."""
         machine, found = scaled(self.job.machine, alpha, beta), dict[str, Choice]()
-        now = parts(replace(self.job, machine=machine), self.plans, self.tables.on(machine))
+        now = parts(replace(self.job, machine=machine), self.plans)
         for number, name in enumerate(self.strategies):
             mine = np.flatnonzero(np.array(self.of) == number)
             best = int(mine[np.argmin(now.step_s[mine])])
@@ -84,45 +82,41 @@ def rivals(
     near
         Layer-wise plans of the job to look around in all corners; with none, that of the first corner.
     """
-    tables = job.tables()
-    known: dict[str, list[Schemes]] = dict(families(job, strategies))
+    known: dict[str, list[Schemes]] = dict(families(job, KNOWN if "dynamic" in strategies else strategies))
     probes = list(dict.fromkeys(corners))
-    if "uniform" in strategies:
+    if {"uniform", "dynamic"} & set(strategies):
         names = [node.name for node in job.network.nodes]
-        known["uniform"] = [dict.fromkeys(names, grid) for grid in _uniform(job, tables, probes)]
+        best = [[dict.fromkeys(names, grid) for grid in rows] for rows in _uniform(job, probes)]
+        starts = [plan for several in known.values() for plan in several]
+        known["uniform"] = list({str(plan[names[0]]): plan for several in best for plan in several}.values())
     if "dynamic" in strategies:
-        for alpha, beta in probes:
-            machine = scaled(job.machine, alpha, beta)
-            on, rows = replace(job, machine=machine), known.get("uniform", [])
-            around = [next(iter(plan.values())) for plan in rows]
-            found = choices(on, ["dynamic"], near, around, tables.on(machine))
-            plan = found["dynamic"].degrees
+        known["dynamic"] = []
+        for (alpha, beta), (first, *_) in zip(probes, best, strict=True):
+            on = replace(job, machine=scaled(job.machine, alpha, beta))
+            plan = layerwise_around(on, [*starts, first], near).degrees
             near = near or [plan]
-            known.setdefault("dynamic", []).append(plan)
+            known["dynamic"].append(plan)
     named = [(at, plan) for at, name in enumerate(strategies) for plan in known[name]]
     plans = gather(job, [plan for _, plan in named])
-    now = parts(job, plans, tables)
+    now = parts(job, plans)
     of = tuple(at for at, _ in named)
     schemes = tuple(plan for _, plan in named)
-    return Rivals(job, tuple(strategies), schemes, plans, of, now.compute_s, tables, {1.0: now.comm_s})
+    return Rivals(job, tuple(strategies), schemes, plans, of, now.compute_s, {1.0: now.comm_s})
 
 
-def _uniform(job: Job, tables: CostTables, probes: Sequence[tuple[float, float]]) -> Iterable[Degrees]:
-    """Return the grids that are the best for all layers somewhere between the corners."""
+def _uniform(job: Job, probes: Sequence[tuple[float, float]]) -> Iterator[list[Degrees]]:
+    """Yield the grids that are the best for all layers in each corner, the best first."""
     rows, _ = uniform_rows(job)
     plans = alike(job, rows)
-    now = parts(job, plans, tables)
+    now = parts(job, plans)
     comm = {1.0: now.comm_s}
-    found: dict[Degrees, None] = {}
     for alpha, beta in probes:
         ratio = alpha / beta
         if ratio not in comm:
-            comm[ratio] = _on(job, plans, tables, ratio)
+            comm[ratio] = _on(job, plans, ratio)
         best = np.argsort(now.compute_s + beta * comm[ratio], kind="stable")[:SHORTLIST]
-        found.update(dict.fromkeys(rows[at] for at in best))
-    return found
+        yield [rows[at] for at in best]
 
 
-def _on(job: Job, plans: Plans, tables: CostTables, alpha: float) -> Floats:
-    machine = scaled(job.machine, alpha)
-    return parts(replace(job, machine=machine), plans, tables.on(machine)).comm_s
+def _on(job: Job, plans: Plans, alpha: float) -> Floats:
+    return communication(replace(job, machine=scaled(job.machine, alpha)), plans)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 
@@ -31,7 +30,6 @@ from gridnn.analysis.strategies import HEADS, KNOWN, SEARCHED, Choice, check_str
 from gridnn.analysis.study import Study
 from gridnn.analysis.table import Cell, Column, Table
 from gridnn.cost.moves import Floats
-from gridnn.cost.patterns import Sketches
 from gridnn.errors import InputError
 from gridnn.geometry.grid import AXES, GridShape
 from gridnn.plan.job import Job
@@ -92,18 +90,17 @@ def scaling(
     rows: list[dict[str, Cell]] = []
     made: list[tuple[Job, dict[str, Choice], Callable[[], Floats]]] = []
     before: tuple[int, Schemes] | None = None
-    sketches = _sketches()
-    later = jobs[len(jobs) // 3 :] if "dynamic" in names else []
-    with processes(min(workers, 1 + bool(later))) as pool:
+    later = jobs[len(jobs) // 5 :] if "dynamic" in names else []
+    with processes(min(workers - 1, 1) if later else 0) as pool:
         # Layer-wise plans follow from each other; all others may be found meanwhile, for those that come later.
         ahead = {job.procs: asked_of(pool, _but_layerwise, job, names) for job in later}
         for job in jobs:
             carried = (
                 before is not None and job.procs > SEARCHED and job.procs in (2 * before[0], 4 * before[0])
             )
-            tables, near = job.tables(sketches), [before[1]] if before is not None and carried else ()
+            near = [before[1]] if before is not None and carried else ()
             known = ahead[job.procs]() if pool is not None and job.procs in ahead else None
-            found = choices(job, names, near, tables=tables, found=known)
+            found = choices(job, names, near, found=known)
             before = (job.procs, found["dynamic"].degrees) if "dynamic" in found else None
             found |= {
                 name: choice
@@ -112,9 +109,8 @@ def scaling(
             }
             moved = asked_of(pool, _received, job, [choice.degrees for choice in found.values()])
             made.append((job, found, moved))
-        for job, found, moved in made:
+        for job, found, moved in reversed(made):  # the other process begins at the other end
             rows += [_row(mode, job, x, float(m)) for x, m in zip(found.values(), moved(), strict=True)]
-    _sketches.cache_clear()  # this study is done
     order = {name: at for at, name in enumerate((*names, *own))}
     rows.sort(key=lambda row: (order[str(row["strategy"])], row["procs"]))
     _against_first(rows)
@@ -130,18 +126,12 @@ def scaling(
 def _but_layerwise(job: Job, names: Sequence[str]) -> dict[str, Choice]:
     """Return the plans of all strategies but the layer-wise one, and of "uniform"."""
     others = dict.fromkeys([*(n for n in names if n != "dynamic"), "uniform"])
-    return choices(job, list(others), tables=job.tables(_sketches()))
+    return choices(job, list(others))
 
 
 def _received(job: Job, plans: Sequence[Schemes]) -> Floats:
     """Return the bytes that the busiest rank receives, of each of some plans."""
-    return received_bytes(job, gather(job, plans), job.tables(_sketches()))
-
-
-@cache
-def _sketches() -> Sketches:
-    """Return those of this process: what shapes decide is asked for once."""
-    return Sketches()
+    return received_bytes(job, gather(job, plans))
 
 
 def _grown(study: Study, procs: int, first: int) -> int:

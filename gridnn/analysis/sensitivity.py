@@ -23,7 +23,6 @@ from gridnn.analysis.settings import LABELS, MACHINE, OVER, SHORT, job_at, title
 from gridnn.analysis.strategies import HEADS, KNOWN, SEARCHED, Choice, check_strategies, choices, promising
 from gridnn.analysis.study import Study
 from gridnn.analysis.table import Cell, Column, Table
-from gridnn.cost.patterns import Sketches
 from gridnn.network.source import Source
 from gridnn.plan.job import Job
 from gridnn.plan.search import MODEL_ERROR
@@ -98,12 +97,7 @@ def _all(
         return
     same = len({job.procs for job in jobs}) == 1
     around = [jobs[at] for at in sorted({0, len(jobs) // 2, len(jobs) - 1})]
-    sketches = Sketches()
-    rows = (
-        promising(around, sketches=sketches)
-        if same and len(jobs) > 3 and {"uniform", "dynamic"} & set(names)
-        else []
-    )
+    rows = promising(around) if same and len(jobs) > 3 and {"uniform", "dynamic"} & set(names) else []
     # From the study's own value outwards, where there is one: a plan is looked for around its neighbour's.
     start = jobs.index(usual) if same and usual in jobs else 0
     found: dict[int, dict[str, Choice]] = {}
@@ -113,7 +107,7 @@ def _all(
             before = at + 1 if at < start else at - 1
             if job.procs > SEARCHED and jobs[before].procs in (job.procs, job.procs // 2, job.procs // 4):
                 near = [found[before]["dynamic"].degrees]
-        found[at] = choices(job, names, near, rows, job.tables(sketches))
+        found[at] = choices(job, names, near, rows)
     yield from (found[at] for at in range(len(jobs)))
 
 

@@ -1,4 +1,4 @@
-"""Several processes to work with: what takes seconds is begun in one of them before it is wanted."""
+"""Processes that work beside this one: what takes seconds is begun in one of them before it is wanted."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Pool = ProcessPoolExecutor | None
 
 @contextmanager
 def processes(count: int) -> Iterator[Pool]:
-    """Give several processes to work with; None for one.
+    """Give processes that work beside this one; None for none.
 
     Raises
     ------
     RunError
         If one of them is killed.
     """
-    if count < 2:
+    if count < 1:
         yield None
         return
     with ProcessPoolExecutor(count, get_context("spawn")) as pool:
@@ -42,8 +42,15 @@ def processes(count: int) -> Iterator[Pool]:
 
 
 def asked_of(pool: Pool, call: Callable[..., T], *words: Any) -> Callable[[], T]:
-    """Return what gives the result of a call: it is begun in one of several processes, or made when it is wanted."""
-    return partial(call, *words) if pool is None else pool.submit(call, *words).result
+    """Return what gives the result of a call: another process makes it, or this one where none has begun by then."""
+    if pool is None:
+        return partial(call, *words)
+    future = pool.submit(call, *words)
+
+    def result() -> T:
+        return call(*words) if future.cancel() else future.result()
+
+    return result
 
 
 def cores() -> int:

@@ -27,8 +27,6 @@ import numpy as np
 from gridnn.analysis.neighbours import around, primes_of, swapped
 from gridnn.analysis.parts import Parts, Schemes, alike, gather, parts, parts_of
 from gridnn.analysis.study import STRATEGIES
-from gridnn.cost.patterns import Sketches
-from gridnn.cost.tables import CostTables
 from gridnn.errors import InputError
 from gridnn.geometry.grid import AXES
 from gridnn.plan.baselines import candidates, fully_connected, uniform_grids
@@ -92,7 +90,7 @@ def check_strategies(strategies: Iterable[str]) -> tuple[str, ...]:
 
 def choices(
     job: Job, strategies: Sequence[str], near: Sequence[Schemes] = (), rows: Sequence[Degrees] = (),
-    tables: CostTables | None = None, found: Mapping[str, Choice] | None = None,
+    found: Mapping[str, Choice] | None = None,
 ) -> dict[str, Choice]:  # fmt: skip
     """Return the plan of every strategy.
 
@@ -103,7 +101,6 @@ def choices(
         and more than `SEARCHED` processes, they are made.
     rows
         Grids to look for the uniform plan among and around; all of them, if there are none.
-
     found
         Those that are known already.
 
@@ -112,15 +109,15 @@ def choices(
     InputError
         For processes that no layer can use.
     """
-    tables, here = tables or job.tables(), dict(found or {})
+    here = dict(found or {})
     wanted = set(strategies) - set(here)
     known = families(job, KNOWN if "dynamic" in wanted else wanted)
-    here |= _cheapest(job, {name: known[name] for name in known if name in wanted}, tables)
+    here |= _cheapest(job, {name: known[name] for name in known if name in wanted})
     if wanted & {"uniform", "dynamic"} and "uniform" not in here:
-        here["uniform"] = _uniform(job, rows, tables)
+        here["uniform"] = _uniform(job, rows)
     if "dynamic" in wanted:
         starts = [plan for several in known.values() for plan in several]
-        here["dynamic"] = _layerwise(job, [*starts, here["uniform"].degrees], near, tables)
+        here["dynamic"] = layerwise_around(job, [*starts, here["uniform"].degrees], near)
     return {name: here[name] for name in strategies}
 
 
@@ -139,12 +136,12 @@ def families(job: Job, wanted: Iterable[str]) -> dict[str, list[Schemes]]:
     return {name: known[name] for name in known if name in set(wanted)}
 
 
-def _cheapest(job: Job, known: Mapping[str, Sequence[Schemes]], tables: CostTables) -> dict[str, Choice]:
+def _cheapest(job: Job, known: Mapping[str, Sequence[Schemes]]) -> dict[str, Choice]:
     """Return the cheapest of every family."""
     named = [(name, plan) for name, several in known.items() for plan in several]
     if not named:
         return {}
-    several = parts(job, gather(job, [plan for _, plan in named]), tables)
+    several = parts(job, gather(job, [plan for _, plan in named]))
     best: dict[str, int] = {}
     for at, (name, _) in enumerate(named):
         if name not in best or several.step_s[at] < several.step_s[best[name]]:
@@ -199,17 +196,17 @@ def uniform_rows(job: Job, allowed: Iterable[Degrees] = ()) -> tuple[list[Degree
     return [row for row in rows if row[1] * row[2] <= cap], False
 
 
-def promising(jobs: Sequence[Job], most: int = 16, sketches: Sketches | None = None) -> list[Degrees]:
+def promising(jobs: Sequence[Job], most: int = 16) -> list[Degrees]:
     """Return the grids that are the cheapest for all layers in one of some jobs on as many processes."""
-    found, sketches = dict[Degrees, None](), sketches or Sketches()
+    found = dict[Degrees, None]()
     for job in jobs:
         rows, _ = uniform_rows(job)
-        step_s = parts(job, alike(job, rows), job.tables(sketches)).step_s
+        step_s = parts(job, alike(job, rows)).step_s
         found.update(dict.fromkeys(rows[at] for at in np.argsort(step_s, kind="stable")[:most]))
     return list(found)
 
 
-def _uniform(job: Job, rows: Sequence[Degrees], tables: CostTables) -> Choice:
+def _uniform(job: Job, rows: Sequence[Degrees]) -> Choice:
     """Return the cheapest plan of one grid; where not all are priced, with a look around what is found."""
     allowed = dict.fromkeys(uniform_grids(job))
     todo, proved = [row for row in rows if row in allowed], False
@@ -218,7 +215,7 @@ def _uniform(job: Job, rows: Sequence[Degrees], tables: CostTables) -> Choice:
     best: tuple[Degrees, Parts] | None = None
     seen: set[Degrees] = set()
     while todo:
-        several = parts(job, alike(job, todo), tables)
+        several = parts(job, alike(job, todo))
         at = int(np.argmin(several.step_s))
         if best is not None and several.step_s[at] >= best[1].step_s[0]:
             break
@@ -229,21 +226,29 @@ def _uniform(job: Job, rows: Sequence[Degrees], tables: CostTables) -> Choice:
     return Choice("uniform", {node.name: best[0] for node in job.network.nodes}, best[1], proved)
 
 
-def _layerwise(job: Job, starts: Sequence[Schemes], near: Sequence[Schemes], tables: CostTables) -> Choice:
-    """Return the layer-wise plan: searched for among all grids, or around plans that are near."""
+def layerwise_around(job: Job, starts: Sequence[Schemes], near: Sequence[Schemes] = ()) -> Choice:
+    """Return the layer-wise plan: around plans that are near; with none, searched for among all grids.
+
+    Parameters
+    ----------
+    starts
+        Plans that it is not to be slower than.
+    near
+        Layer-wise plans of half the processes, another machine, or another batch.
+    """
     primes, plan = primes_of(job.procs), starts[0]
     if not near and (job.procs <= SEARCHED or primes[-1:] == [job.procs]):
-        whole, _ = layerwise(job, tables)
+        whole, _ = layerwise(job)
         plan = {name: scheme.grid.sizes for name, scheme in whole.schemes.items()}
         proved = whole.lower_s >= whole.step_s * (1 - 1e-9)
-        return Choice("dynamic", plan, parts(job, gather(job, [plan]), tables), proved)
+        return Choice("dynamic", plan, parts(job, gather(job, [plan])), proved)
     if not near:
         fewer = replace(job, procs=job.procs // primes[0])
         known = [plan for several in families(fewer, KNOWN).values() for plan in several]
-        near = [_layerwise(fewer, known, (), fewer.tables(tables.sketches)).degrees]
+        near = [layerwise_around(fewer, known).degrees]
     best, made = np.inf, None
     for _ in range(ROUNDS):
-        problem = Problem(job, around(job, starts, near, primes), tables)
+        problem = Problem(job, around(job, starts, near, primes))
         found = cheapest(problem.graph)
         if found.cost >= best * (1 - 1e-9):
             break

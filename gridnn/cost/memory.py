@@ -19,6 +19,7 @@ of edges, workspaces of kernels, the input and target batches, and vectors.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -63,23 +64,31 @@ class _Heap:
     def __init__(self) -> None:
         self.sizes: dict[str, int] = {}
         self.holders: dict[str, set[str]] = {}
-        self.peak = 0
+        self.held: dict[str, set[str]] = defaultdict(set)  # holder -> arrays
+        self.live = self.peak = 0
 
     def take(self, array: str, size: int, *holders: str) -> None:
-        self.sizes[array] = size
-        self.holders[array] = set(holders)
-        self.peak = max(self.peak, sum(self.sizes.values()))
+        for before in self.holders.get(array, ()):
+            self.held[before].discard(array)
+        self.live += size - self.sizes.get(array, 0)
+        self.sizes[array], self.holders[array] = size, set(holders)
+        for holder in holders:
+            self.held[holder].add(array)
+        self.peak = max(self.peak, self.live)
 
     def hold(self, array: str, holder: str) -> None:
         if array in self.holders:
             self.holders[array].add(holder)
+            self.held[holder].add(array)
 
     def give(self, holder: str, arrays: Iterable[str] | None = None) -> None:
-        for array in list(self.sizes if arrays is None else arrays):
-            if array in self.sizes:
-                self.holders[array].discard(holder)
-                if not self.holders[array]:
-                    del self.sizes[array], self.holders[array]
+        mine = self.held[holder]
+        for array in list(mine) if arrays is None else mine.intersection(arrays):
+            mine.discard(array)
+            self.holders[array].discard(holder)
+            if not self.holders[array]:
+                self.live -= self.sizes.pop(array)
+                del self.holders[array]
 
 
 def predict_memory(placed: PlacedNetwork, rank: int, itemsize: int, states: int) -> MemoryUse:
@@ -108,6 +117,14 @@ class _Walk:
         self.hosts = set(self.absorbed.values())
         self.heap = _Heap()
         self.outputs: dict[str, str] = {}  # layer -> array
+        self.users: dict[str, list[int]] = defaultdict(list)  # layer -> edges that leave it
+        for number, edge in enumerate(placed.edges):
+            self.users[edge.producer].append(number)
+        order = {layer.node.name: at for at, layer in enumerate(placed.layers)}
+        self.last = {
+            producer: max((placed.edges[e].users[-1] for e in edges), key=order.__getitem__)
+            for producer, edges in self.users.items()
+        }
 
     def forward(self) -> None:
         for layer in self.placed.layers:
@@ -135,7 +152,7 @@ class _Walk:
                 self.heap.take(f"mask {name}", self._size(layer.placement.out), name)
             for at, kept in enumerate(layer.placement.kept):
                 self.heap.take(f"kept {name} {at}", self._size(kept), name)
-            if not any(e.producer == name for e in self.placed.edges):
+            if name not in self.users:
                 self.heap.give(f"out {name}")
             self.heap.give("now")
             for e in layer.edges:
@@ -146,8 +163,8 @@ class _Walk:
         for layer in reversed(self.placed.layers):
             name, out = layer.node.name, self._size(layer.placement.out)
             parts = []
-            for i, edge in enumerate(self.placed.edges):
-                if edge.producer == name and i in coming:
+            for i in self.users.get(name, ()):
+                if i in coming:
                     parts.append(coming.pop(i))
                     self.heap.hold(parts[-1], "now")
                     self.heap.give(f"gradient {i}", parts[-1:])
@@ -187,11 +204,9 @@ class _Walk:
     def _output(self, layer: PlacedLayer) -> int:
         """Bytes of an output: with the margin that a halo is put around it."""
         name = layer.node.name
-        readers = {name, *(relu for relu, host in self.absorbed.items() if host == name)}
-        margins = [
-            self._size(e.need) for e in self.placed.edges
-            if e.producer in readers and e.exchange is not None and e.exchange.kind == "halo"
-        ]  # fmt: skip
+        readers = [name, *(relu for relu, host in self.absorbed.items() if host == name)]
+        edges = (self.placed.edges[i] for i in sorted(i for r in readers for i in self.users.get(r, ())))
+        margins = [self._size(e.need) for e in edges if e.exchange is not None and e.exchange.kind == "halo"]
         return max([self._size(layer.placement.out), *margins[:1]])
 
     def _arrive(self, number: int, edge: Edge) -> str:
@@ -210,9 +225,7 @@ class _Walk:
         edge = self.placed.edges[number]
         if edge.users[-1] == user:
             self.heap.give(f"edge {number}")
-            last = [e.users[-1] for e in self.placed.edges if e.producer == edge.producer]
-            order = [layer.node.name for layer in self.placed.layers]
-            if edge.producer != INPUT and max(last, key=order.index) == user:
+            if edge.producer != INPUT and self.last[edge.producer] == user:
                 self.heap.give(f"out {edge.producer}")
 
     def _size(self, layout: Layout) -> int:

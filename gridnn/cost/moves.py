@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from gridnn.cost.collectives import allgather_s, effective_beta, reduce_scatter_s
 from gridnn.cost.grids import Cut, Grids
 from gridnn.cost.machine import Machine
-from gridnn.cost.meeting import Met
 from gridnn.cost.overlaps import Edge, Overlap, Overlaps
+from gridnn.cost.patterns import Sketches
 
 Floats = NDArray[np.float64]
 SAMPLE = 12
@@ -38,23 +38,16 @@ class Moves:
         Ranks of the job, all of which may talk at once.
     itemsize
         Bytes of an element.
-    met
-        How blocks meet, as far as it is known.
+    known
+        What dims have in common, as far as it is known.
     """
 
-    def __init__(self, machine: Machine, procs: int, itemsize: int, met: Met) -> None:
-        self.machine, self.procs, self.itemsize, self.met = machine, procs, itemsize, met
+    def __init__(self, machine: Machine, procs: int, itemsize: int, known: Sketches) -> None:
+        self.machine, self.procs, self.itemsize, self.known = machine, procs, itemsize, known
         self.units = [level.ranks for level in machine.levels[:-1]]
         self.betas = [float(effective_beta(machine, level, procs)) for level in range(len(machine.levels))]
         self.ranks = np.unique(np.linspace(0, procs - 1, min(procs, SAMPLE)).astype(np.int64))
-        self.overlaps = Overlaps(self.units, procs, self.ranks, met)
-
-    def on(self, machine: Machine) -> Moves:
-        """Return the moves on another machine; overlaps are shared where units have as many ranks."""
-        found = Moves(machine, self.procs, self.itemsize, self.met)
-        if found.units == self.units:
-            found.overlaps = self.overlaps
-        return found
+        self.overlaps = Overlaps(self.units, procs, self.ranks, known)
 
     def seconds(self, edges: Sequence[Edge]) -> list[Floats]:
         """Return the seconds a step spends on each of some edges, forward and backward, for its pairs of grids.

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gridnn.cost.grids import Cut, Grids, Ints
-from gridnn.cost.meeting import Met, boxes, counted, lengths
+from gridnn.cost.meeting import boxes, counted, lengths
+from gridnn.cost.patterns import Sketches
 
 Floats = NDArray[np.float64]
 Pairs = tuple[Ints, Ints]
@@ -120,13 +121,13 @@ class Overlaps:
         Ranks of the job.
     ranks
         Those that are looked at where sizes are not powers of two.
-    met
-        How blocks meet, as far as it is known.
+    known
+        What dims have in common, as far as it is known.
     """
 
-    def __init__(self, units: Sequence[int], procs: int, ranks: Ints, met: Met) -> None:
-        self.units, self.procs, self.ranks, self._met = [1, *units], procs, ranks, met
-        self._tables: dict[object, Floats] = {}
+    def __init__(self, units: Sequence[int], procs: int, ranks: Ints, known: Sketches) -> None:
+        self.units, self.procs, self.ranks, self._known = [1, *units], procs, ranks, known
+        self._here = tuple(units), procs
 
     def of(self, edges: Sequence[Edge], aligned: bool) -> Overlap:
         """Return the overlaps of the pairs of some edges, one edge behind the other.
@@ -162,9 +163,9 @@ class Overlaps:
             s, t = edge.source[number], edge.target[number]
             every = len(s.size) * len(t.size)
             if every <= max(small, len(rows)):
-                key: object = s.key, t.key, aligned
+                key: object = s.key, t.key, self._here
                 which.append((key, s.way[rows] * len(t.size) + t.way[columns]))
-                if key not in self._tables and key not in kept:
+                if key not in self._known.overlaps and key not in kept:
                     i, j = np.divmod(np.arange(every), len(t.size))
                     kept[key] = Asked(s, t, i, j)
             else:  # more pairs of ways than are wanted
@@ -172,12 +173,12 @@ class Overlaps:
                 which.append((key, np.arange(len(rows))))
                 asked[key] = Asked(s, t, s.way[rows], t.way[columns])
         found = self._of_ways([*kept.values(), *asked.values()], aligned)
-        self._tables.update(zip(kept, found, strict=False))
+        self._known.overlaps.update(zip(kept, found, strict=False))
         here = dict(zip(asked, found[len(kept) :], strict=True))
         here[None] = np.ones((len(self.units) + 4, 1, 1 if aligned else len(self.ranks)))
         start, tables, end = dict[object, int](), list[Floats](), 0
         for key in dict.fromkeys(key for key, _ in which):
-            tables.append(here[key] if key in here else self._tables[key])
+            tables.append(here[key] if key in here else self._known.overlaps[key])
             start[key], end = end, end + tables[-1].shape[1]
         at = np.concatenate([start[key] + place for key, place in which])
         return (tables[0] if len(tables) == 1 else np.concatenate(tables, axis=1)).take(at, axis=1)
@@ -195,7 +196,7 @@ class Overlaps:
         tables = np.split(every, np.cumsum([len(each.i) for each in asked])[:-1], axis=1)
         for table, (s, t, i, j) in zip(tables, asked, strict=True):
             if not s.kind == t.kind == "plain":
-                table[-3:] = counted(s, t, i, j, None, self._met)
+                table[-3:] = counted(s, t, i, j, None, self._known.met)
         return [table[..., None] for table in tables]
 
     def _nested(self, asked: Sequence[Asked]) -> Floats:
@@ -224,7 +225,7 @@ class Overlaps:
     def _of_ranks(self, asked: Asked) -> Floats:
         """Return the numbers of one dim, rank by rank."""
         s, t, i, j = asked
-        wanted, met, meeting = counted(s, t, i, j, self.ranks, self._met)
+        wanted, met, meeting = counted(s, t, i, j, self.ranks, self._known.met)
         total = lengths(t, self.ranks)[j]
         numbers = *self._by_rank(s, t, i, j, self.ranks), total, wanted, met[:, None], meeting[:, None]
         return np.stack(np.broadcast_arrays(*numbers)).astype(float)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from math import prod
 
 import numpy as np
@@ -27,6 +27,7 @@ from gridnn.network import spec as s
 from gridnn.network.placement import Placement, place
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 Sizes = tuple[int, ...]
 Shape = tuple[int, ...]
 Blocks = tuple[Ints, Ints]
@@ -137,13 +138,21 @@ class Sketch:
 
 
 class Sketches:
-    """The sketches of layers that were asked for so far, and how their blocks meet."""
+    """The sketches of layers that were asked for so far, and what their dims have in common.
+
+    Attributes
+    ----------
+    met
+        What `meeting` finds for two ways to cut a dim.
+    overlaps
+        What `overlaps` finds for all ways to cut two dims.
+    """
 
     def __init__(self) -> None:
         self._sketches: dict[object, Sketch] = {}
         self._patterns: dict[tuple[Dim, Dim], Pattern] = {}
         self.met: dict[object, tuple[int, int, Ints]] = {}
-        """What `meeting` finds for two ways to cut a dim."""
+        self.overlaps: dict[object, Floats] = {}
 
     def of(self, spec: s.LayerSpec, inputs: Sequence[Shape], out: Shape) -> Sketch:
         """Return the sketch of a layer; shapes are those of the batch."""
@@ -195,6 +204,12 @@ class Sketches:
         if pair not in self._patterns:
             self._patterns[pair] = Pattern(pair[0], _kind(*pair), placed)
         return self._patterns[pair]
+
+
+@lru_cache(maxsize=2)
+def sketches_of(network: str) -> Sketches:
+    """Return the sketches of a network: what shapes decide is asked for once in a process."""
+    return Sketches()
 
 
 def whole_axes(layout: Layout) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ updated and kept with the first of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,7 +107,7 @@ class CostTables:
         self.machine, self.batch, self.procs, self.itemsize = machine, batch, procs, itemsize
         self.passes, self.states, self.bucket_bytes = passes, states, bucket_bytes
         self.sketches = sketches or Sketches()
-        self.moves = Moves(machine, procs, itemsize, self.sketches.met)
+        self.moves = Moves(machine, procs, itemsize, self.sketches)
 
     def layer(
         self, spec: s.LayerSpec, inputs: Sequence[Shape], out: Shape, grids: Grids, *, first: bool = False,
@@ -175,12 +174,6 @@ class CostTables:
         """Return the least that an edge costs each grid of the consumer, whatever the producer's."""
         need, _ = consumer.needs[number]
         return self.passes * self.moves.floor(producer.out, producer.grids, need, consumer.grids)
-
-    def on(self, machine: Machine) -> CostTables:
-        """Return the tables of another machine; where its units have as many ranks, overlaps are known already."""
-        found = copy(self)
-        found.machine, found.moves = machine, self.moves.on(machine)
-        return found
 
     def _layer(
         self, x: Layer, sketch: Sketch, settle_s: Floats, statistics_s: Floats, gradients_s: Floats

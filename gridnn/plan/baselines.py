@@ -19,7 +19,6 @@ from functools import cache
 import numpy as np
 
 from gridnn.cost.grids import Grids
-from gridnn.cost.tables import CostTables
 from gridnn.geometry.grid import AXES
 from gridnn.network import spec as s
 from gridnn.network.graph import Network
@@ -48,21 +47,21 @@ def candidates(job: Job) -> dict[str, list[Schemes]]:
     return {"data": [data], "model": [model], "owt": [owt], "fc-only": split}
 
 
-def price_all(job: Job, plans: Sequence[Schemes], tables: CostTables | None = None) -> list[float]:
+def price_all(job: Job, plans: Sequence[Schemes]) -> list[float]:
     """Return the seconds of a step of some plans, by the tables a search uses."""
     distinct: dict[bytes, Grids] = {}
     grids = []
     for node in job.network.nodes:
         rows = np.array(list(dict.fromkeys(p[node.name] for p in plans)), dtype=np.int64)
         grids.append(distinct.setdefault(rows.tobytes(), Grids(rows)))
-    problem = Problem(job, grids, tables)
+    problem = Problem(job, grids)
     return [cost_of(problem.graph, problem.choice(plan)) for plan in plans]
 
 
-def uniform(job: Job, tables: CostTables | None = None) -> tuple[Schemes, float]:
+def uniform(job: Job) -> tuple[Schemes, float]:
     """Return the cheapest plan that gives every layer the same grid, and its seconds a step."""
     grids = Grids(np.array(list(uniform_grids(job)), dtype=np.int64))
-    problem = Problem(job, [grids] * len(job.network.nodes), tables)
+    problem = Problem(job, [grids] * len(job.network.nodes))
     total, same = np.sum([layer.seconds for layer in problem.layers], axis=0), np.arange(len(grids))
     keys, asked = [], {}
     for producer, consumer, number in problem.edges:

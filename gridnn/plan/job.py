@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gridnn.cost.machine import Machine
-from gridnn.cost.patterns import Sketches
+from gridnn.cost.patterns import sketches_of
 from gridnn.cost.tables import CostTables
 from gridnn.errors import InputError
 from gridnn.network.graph import Network
@@ -48,9 +48,9 @@ class Job:
         """Samples in one pass."""
         return self.batch // self.passes
 
-    def tables(self, sketches: Sketches | None = None) -> CostTables:
-        """Return an empty set of cost tables; with the sketches of others, what shapes decide is known already."""
+    def tables(self) -> CostTables:
+        """Return the cost tables of the job; what shapes decide they share with all jobs of the network."""
         return CostTables(
             self.machine, self.per_pass, self.procs, self.itemsize, passes=self.passes, states=self.states,
-            sketches=sketches,
+            sketches=sketches_of(self.network.name),
         )  # fmt: skip

@@ -20,7 +20,8 @@ import numpy as np
 
 from gridnn.cost.grids import Grids
 from gridnn.cost.memory import predict_memory
-from gridnn.cost.price import price_plan
+from gridnn.cost.price import price_plan, priced_ranks
+from gridnn.cost.sampled.placed import placed_on
 from gridnn.geometry.grid import Scheme
 from gridnn.network.placed import PlacedNetwork, place_network
 from gridnn.plan.problem import Degrees, Job, Problem
@@ -92,7 +93,8 @@ def outcome(job: Job, schemes: Mapping[str, Scheme], placed: PlacedNetwork | Non
     """
     if job.procs > PLACED:
         return estimate(job, schemes)
-    placed = placed or place_network(job.network, schemes, job.per_pass, job.procs)
+    asked = job.network, schemes, job.per_pass, job.procs
+    placed = placed or placed_on(*asked, priced_ranks(job.procs)) or place_network(*asked)
     price = price_plan(placed, job.machine, job.itemsize, job.passes, states=job.states)
     memory = max(predict_memory(placed, rank, job.itemsize, job.states).total_bytes for rank in price.ranks)
     layers = tuple(LayerOutcome(p.name, schemes[p.name], p.compute_s, p.comm_s) for p in price.layers)

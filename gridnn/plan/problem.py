@@ -17,7 +17,7 @@ import numpy as np
 
 from gridnn.cost.grids import Grids, Ints, Ways
 from gridnn.cost.moves import Floats
-from gridnn.cost.tables import CostTables, Layer, LayerCosts
+from gridnn.cost.tables import Layer, LayerCosts
 from gridnn.errors import InputError
 from gridnn.geometry.grid import Scheme
 from gridnn.network import spec as s
@@ -41,9 +41,9 @@ class Problem:
         Grids of every layer, in the order of the network's nodes; the same object for the same grids saves time.
     """
 
-    def __init__(self, job: Job, candidates: Sequence[Grids], tables: CostTables | None = None) -> None:
+    def __init__(self, job: Job, candidates: Sequence[Grids]) -> None:
         self.job, self.nodes, self.candidates = job, job.network.nodes, tuple(candidates)
-        self.tables = tables or job.tables()
+        self.tables = job.tables()
         self.at = {node.name: i for i, node in enumerate(self.nodes)}
         self.owner = tuple(self.at[node.shared or node.name] for node in self.nodes)
         for i, owner in enumerate(self.owner):

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from gridnn.cost.tables import CostTables
 from gridnn.errors import InputError
 from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.network.placed import check_scheme
@@ -116,20 +115,20 @@ def search(
         raise InputError(
             f'method "{method}" has no choice left for pins or a memory limit; use --method dynamic'
         )
-    tables, plans = job.tables(), candidates(job)
+    plans = candidates(job)
     if method == "dynamic":
-        found, seconds = layerwise(job, tables, pins, memory_bytes, every)
-        baselines = {**_prices(job, plans, tables, without=("uniform",)), "uniform": seconds}
+        found, seconds = layerwise(job, pins, memory_bytes, every)
+        baselines = {**_prices(job, plans, without=("uniform",)), "uniform": seconds}
         return replace(found, baselines=baselines)
     started_s = time.perf_counter()
-    plan, seconds = uniform(job, tables) if method == "uniform" else _cheapest(job, plans[method], tables)
+    plan, seconds = uniform(job) if method == "uniform" else _cheapest(job, plans[method])
     spent_s = time.perf_counter() - started_s
     schemes = {name: Scheme(GridShape(degrees)) for name, degrees in plan.items()}  # type: ignore[arg-type]
-    return Found(method, schemes, seconds, seconds, spent_s, _prices(job, plans, tables))
+    return Found(method, schemes, seconds, seconds, spent_s, _prices(job, plans))
 
 
 def layerwise(
-    job: Job, tables: CostTables, pins: Mapping[str, Scheme] | None = None, memory_bytes: float | None = None,
+    job: Job, pins: Mapping[str, Scheme] | None = None, memory_bytes: float | None = None,
     every: bool = False,
 ) -> tuple[Found, float]:  # fmt: skip
     """Return what the method "dynamic" finds, beside no baselines, and the seconds of the best uniform plan.
@@ -141,23 +140,23 @@ def layerwise(
     """
     fixed = check_pins(job, pins or {})
     extra = [plan for several in candidates(job).values() for plan in several]
-    found = _dynamic(job, tables, extra, fixed, memory_bytes, every)
-    best, seconds = uniform(job, tables)
+    found = _dynamic(job, extra, fixed, memory_bytes, every)
+    best, seconds = uniform(job)
     if seconds < found.step_s and not fixed and memory_bytes is None:
         # One grid for all may cut features by space axes, which the space of a layer leaves out: let them in.
-        found = _dynamic(job, tables, [*extra, best], fixed, memory_bytes, every)
+        found = _dynamic(job, [*extra, best], fixed, memory_bytes, every)
     return found, seconds
 
 
 def _dynamic(
-    job: Job, tables: CostTables, extra: Sequence[Schemes], pins: Mapping[str, Degrees], memory_bytes: float | None,
+    job: Job, extra: Sequence[Schemes], pins: Mapping[str, Degrees], memory_bytes: float | None,
     every: bool,
 ) -> Found:  # fmt: skip
     started_s = time.perf_counter()
     grids = space(
         job, every=every, extra={n.name: [p[n.name] for p in extra] for n in job.network.nodes}, pins=pins
     )
-    problem = Problem(job, grids, tables)
+    problem = Problem(job, grids)
     _check_use(job, problem)
     start = [] if pins else [problem.choice(plan) for plan in extra]
     choice, cost, lower, core, priced, notes = _optimum(problem, start, memory_bytes)
@@ -193,20 +192,20 @@ def check_pins(job: Job, pins: Mapping[str, Scheme]) -> dict[str, Degrees]:
 
 
 def _prices(
-    job: Job, plans: Mapping[str, Sequence[Schemes]], tables: CostTables, without: Sequence[str] = ()
+    job: Job, plans: Mapping[str, Sequence[Schemes]], without: Sequence[str] = ()
 ) -> dict[str, float]:
     """Return the seconds of a step of every baseline."""
     named = [(name, plan) for name, several in plans.items() for plan in several]
     found: dict[str, float] = {}
-    for (name, _), seconds in zip(named, price_all(job, [plan for _, plan in named], tables), strict=True):
+    for (name, _), seconds in zip(named, price_all(job, [plan for _, plan in named]), strict=True):
         found[name] = min(found.get(name, seconds), seconds)
     if "uniform" not in without:
-        found["uniform"] = uniform(job, tables)[1]
+        found["uniform"] = uniform(job)[1]
     return found
 
 
-def _cheapest(job: Job, plans: Sequence[Schemes], tables: CostTables) -> tuple[Schemes, float]:
-    return min(zip(plans, price_all(job, plans, tables), strict=True), key=lambda entry: entry[1])
+def _cheapest(job: Job, plans: Sequence[Schemes]) -> tuple[Schemes, float]:
+    return min(zip(plans, price_all(job, plans), strict=True), key=lambda entry: entry[1])
 
 
 def _optimum(

@@ -15,13 +15,15 @@ from gridnn.analysis.scaling import scaling, scaling_charts
 from gridnn.analysis.strategies import KNOWN, SEARCHED, choices, families
 from gridnn.analysis.study import Study, study
 from gridnn.commands.analyze.scaling import main
-from gridnn.cost.machine import BEST, Level, Machine
+from gridnn.cost.machine import BEST, Level, Machine, load_machine
+from gridnn.cost.patterns import sketches_of
 from gridnn.cost.price import price_plan
 from gridnn.errors import InputError
 from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.network.placed import place_network
 from gridnn.network.zoo import build
 from gridnn.plan.baselines import candidates, price_all
+from gridnn.plan.job import Job
 from gridnn.plan.outcome import estimate
 from gridnn.plan.plan import uniform_plan
 from gridnn.plan.search import search
@@ -179,15 +181,24 @@ def test_domain_is_fc_only_within_the_batch() -> None:
     assert all(plan["conv1"][0] == 64 and np.prod(plan["conv1"]) == 256 for plan in beyond)
 
 
-def test_tables_of_another_machine_are_its_own() -> None:
-    job = LENET.job(64)
-    plans = gather(job, families(job, ["fc-only"])["fc-only"])
-    tables = job.tables()
-    before = parts(job, plans, tables)
-    other = scaled(job.machine, 8.0, 0.25)
-    shared = parts(replace(job, machine=other), plans, tables.on(other))
-    assert shared.comm_s == pytest.approx(parts(replace(job, machine=other), plans).comm_s, rel=1e-12)
-    assert parts(job, plans, tables).comm_s == pytest.approx(before.comm_s, rel=1e-12)
+def test_what_jobs_of_a_network_share_is_what_each_finds_alone() -> None:
+    # Another machine (other units of ranks too), other batches, other processes, in one process after the other.
+    here = LENET.job(64)
+    jobs = [
+        here, replace(here, machine=scaled(here.machine, 8.0, 0.25)),
+        replace(here, machine=load_machine("p100-cluster")),
+        replace(here, batch=48), replace(here, procs=32), LENET.job(24), replace(here, procs=48),
+    ]  # fmt: skip
+
+    def comm_s(job: Job) -> list[float]:
+        plans = gather(job, families(job, ["fc-only"])["fc-only"])
+        return [float(seconds) for seconds in parts(job, plans).comm_s]
+
+    sketches_of.cache_clear()
+    together = [comm_s(job) for job in [*jobs, *reversed(jobs)]]
+    for job, shared in zip([*jobs, *reversed(jobs)], together, strict=True):
+        sketches_of.cache_clear()
+        assert shared == comm_s(job), job.procs
 
 
 def test_plans_of_ones_own() -> None:

@@ -99,7 +99,7 @@ def test_sums_move_the_bytes_of_the_ledger(grid):
         )  # a bucket is not cut by layer
         assert costs.gradients_s[0] == pytest.approx(counted, rel=0.02), node.name
     whole = max(s.received_bytes for s in steps)
-    total = Problem(Job(network, BYTES, 4, batch), [rows] * len(network.nodes), tables)
+    total = Problem(Job(network, BYTES, 4, batch), [rows] * len(network.nodes))
     edges = sum(total.edge(*e)[0, 0] for e in total.edges)
     layers = sum(c.gradients_s[0] + c.settle_s[0] + c.statistics_s[0] for c in total.layers)
     assert edges + layers == pytest.approx(whole, rel=0.35)  # each layer's busiest rank, not one rank's sum

@@ -11,11 +11,12 @@
 | step          | timeline                                | `plan.simulate`, by `step`      |
 | machine       | table                                   | the machine file                |
 
-Parts know nothing of each other, so they can be made in several processes; searches take most of the time.  One of
-them is the search; parts that ask neither for its plan nor for the one that is shown are begun before it is known:
+Parts know nothing of each other, so they can be made in several processes; searches take most of the time.  While
+this one searches for the plan of the page, another scales; then that takes the longest part that is left, this the
+shortest:
 
-    process 1    search ------------ | batch ------ | beta -- | network
-    process 2    strong ------- | weak ------ | alpha -- | map -- | layers
+    this one     search ------------ | layers | network | grids | map -- | beta --
+    another      strong ------- | weak ------ | batch ------ | alpha -- |
 
 A part that has no answer for a job (no Pr x Pc fits, too many processes to simulate) leaves the reason in its section:
 the rest of the page is as good as before.
@@ -113,17 +114,17 @@ def contents(
     if plan is None and grid != "dynamic":
         plan = grid, schemes_of(job, grid)
     asked = Asked(study, procs, tuple(over) or _counts(job))
-    with processes(workers) as pool:
-        found = asked_of(pool, search, job, "dynamic")
-        order = [name for name in _LONG if name in PARTS]
-        known = {name: asked_of(pool, _part, name, asked) for name in order if name not in _AFTERWARDS}
-        best = found()
+    with processes(workers - 1) as pool:
+        order = [name for name in _ORDER if name in PARTS]
+        known = {name: asked_of(pool, _part, name, asked) for name in order if name in _AT_ONCE}
+        best = search(job, "dynamic")
         name, schemes = plan or (grid, best.schemes)
         shown = replace(asked, name=name, schemes=schemes, best=best.schemes)
-        known |= {name: asked_of(pool, _part, name, shown) for name in order if name in _AFTERWARDS}
+        known |= {name: asked_of(pool, _part, name, shown) for name in order if name not in _AT_ONCE}
         result = outcome(job, schemes)
-        made = [(key, known[name]()) for name, (key, _) in PARTS.items()]
-    sections = tuple(_section(key, [part for at, part in made if at == key]) for key in TITLES)
+        made = {name: known[name]() for name in reversed(known)}  # others began at the other end
+    parts = [(key, made[name]) for name, (key, _) in PARTS.items()]
+    sections = tuple(_section(key, [part for at, part in parts if at == key]) for key in TITLES)
     strong = next(
         (t for s in sections for word, t in s.tables if (s.key, word) == ("scaling", "strong")), None
     )
@@ -177,7 +178,7 @@ def _section(key: str, parts: Iterable[Section]) -> Section:
 
 
 def _network(asked: Asked) -> Section:
-    drawing = picture(explain(asked.job, asked.schemes, rivals=False))
+    drawing = picture(explain(asked.job, asked.schemes, exact=False, rivals=False))
     text = (
         f'The layers from top to bottom under the plan "{asked.name}". A band is a stretch of one grid: n cuts the '
         "batch, k output channels, c input channels, d h w space. A grey bar computes, a hatched one communicates.",
@@ -307,10 +308,10 @@ PARTS: Mapping[str, tuple[str, Callable[[Asked], Section]]] = {
     "assumptions": ("assumptions", _assumptions),
 }
 """Every part and the section it belongs to, in the order of the page."""
-_LONG = (
-    "strong", "batch", "weak", "alpha", "beta", "map", "grids", "network", "step", "bounds", "layers",
-    "machine", "assumptions",
+_ORDER = (
+    "strong", "weak", "batch", "grids", "network", "step", "bounds", "layers", "machine", "assumptions", "map",
+    "beta", "alpha",
 )  # fmt: skip
-"""Every part, the longest first, so that none is left for the end."""
-_AFTERWARDS = ("batch", "alpha", "beta", "network", "step", "bounds", "layers")
-"""Those that ask about the plan shown, or look around the one that was searched for."""
+"""Every part, the longest at both ends, so that none of them is left when there is nothing else to do."""
+_AT_ONCE = ("strong", "weak")
+"""Those that are begun before the plan of the page is known: they ask neither for that nor for the one shown."""
