@@ -56,6 +56,11 @@ def innermost(x: Array) -> Array:
     return x.transpose(_INNERMOST[x.ndim]) if x.ndim > 2 else x
 
 
+def logical(x: Array) -> Array:
+    """Return a view (N, C, *S) of an array (N, *S, C): the reverse of `innermost`."""
+    return x.transpose(_LOGICAL[x.ndim]) if x.ndim > 2 else x
+
+
 def is_dense(x: Array) -> bool:
     """Whether an array (N, C, *S) is channels-last in memory without gaps."""
     return innermost(x).flags.c_contiguous
@@ -65,7 +70,7 @@ def shaped(flat: Array, shape: Sequence[int]) -> Array:
     """Return a flat array as (N, C, *S), channels innermost."""
     if len(shape) < 3:
         return flat.reshape(shape)
-    return flat.reshape(shape[0], *shape[2:], shape[1]).transpose(_LOGICAL[len(shape)])
+    return logical(flat.reshape(shape[0], *shape[2:], shape[1]))
 
 
 class Memory:

@@ -1,0 +1,161 @@
+"""A device: where its arrays come from, and how a kernel is started on it.
+
+    from_host, empty  ->  arrays of the device  ->  launch("conv", "forward", grid, block, ...)  ->  to_host
+
+Only this file names CuPy.  What it does with a kernel is the same call that the tests answer on the CPU, so all that
+stands above it runs where there is no device.  Launches return at once and keep their order; `to_host` and
+`synchronize` wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from gridnn.compute.gpu.source import Kernel, kernels_of, pack, read_source
+from gridnn.errors import InputError
+
+Array = Any
+"""An array of a device, or of the host: what NumPy and CuPy have in common."""
+WORDS = {"f": "float", "d": "double"}
+"""What `real` is called in a kernel, by the dtype's character."""
+NO_CUPY = 'no GPU can be used: CuPy is not installed; install it with: pip install "gridnn[gpu]", or take --device cpu'
+NO_DEVICE = (
+    "no GPU can be used: CuPy finds no CUDA device and driver on this host; ask the scheduler for one (srun --gpus-per-"
+    "task=1), or take --device cpu"
+)
+
+
+class Device(Protocol):
+    """A device of one rank.
+
+    Attributes
+    ----------
+    name
+        The device in words.
+    """
+
+    @property
+    def name(self) -> str:
+        """The device in words."""
+        ...
+
+    def empty(self, elements: int, dtype: DTypeLike) -> Array:
+        """Return a flat array of any content."""
+        ...
+
+    def from_host(self, array: NDArray[Any]) -> Array:
+        """Return a copy of a host's contiguous array on the device."""
+        ...
+
+    def to_host(self, array: Array) -> NDArray[Any]:
+        """Return a copy of a contiguous array on the host, when all that was started before it is done."""
+        ...
+
+    def address(self, array: Array) -> int:
+        """Return where an array's first element is on the device: for structures that hold addresses."""
+        ...
+
+    def launch(
+        self, file: str, kernel: str, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any],
+        dtype: DTypeLike, shared_bytes: int = 0,
+    ) -> None:  # fmt: skip
+        """Start a kernel of kernels/<file>.cu.
+
+        Parameters
+        ----------
+        grid, block
+            Blocks, and threads of a block, in up to three dims.
+        arguments
+            Arrays of the device, None for no array, numbers, and size-one structures; cast to what the kernel declares.
+        dtype
+            What `real` is: float32 or float64.
+        shared_bytes
+            Shared memory of a block beside what the kernel declares.
+        """
+        ...
+
+    def matmul(self, a: Array, b: Array, out: Array) -> None:
+        """Compute the matrix product of two arrays into a third."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until all that was started is done."""
+        ...
+
+
+class CupyDevice:
+    """A CUDA device through CuPy.
+
+    Parameters
+    ----------
+    number
+        Of the devices that this process sees.
+
+    Raises
+    ------
+    InputError
+        Without CuPy, a driver, or that device.
+    """
+
+    def __init__(self, number: int = 0) -> None:
+        try:
+            import cupy
+        except ImportError:
+            raise InputError(NO_CUPY) from None
+        if not cupy.is_available():
+            raise InputError(NO_DEVICE)
+        count = cupy.cuda.runtime.getDeviceCount()
+        if number >= count:
+            raise InputError(f"device {number} was asked for, this process sees {count}: 0 to {count - 1}")
+        self._cupy, self.number = cupy, number
+        cupy.cuda.Device(number).use()
+        self._functions: dict[tuple[str, str], dict[str, tuple[Kernel, Any]]] = {}
+
+    @property
+    def name(self) -> str:
+        """The device's own name, and its number here."""
+        properties = self._cupy.cuda.runtime.getDeviceProperties(self.number)
+        return f"{properties['name'].decode()} (device {self.number})"
+
+    def empty(self, elements: int, dtype: DTypeLike) -> Array:
+        """Return a flat array of any content, from CuPy's pool."""
+        return self._cupy.empty(elements, dtype)
+
+    def from_host(self, array: NDArray[Any]) -> Array:
+        """Return a copy of a host's contiguous array on the device."""
+        return self._cupy.asarray(array)
+
+    def to_host(self, array: Array) -> NDArray[Any]:
+        """Return a copy of a contiguous array on the host."""
+        found: NDArray[Any] = self._cupy.asnumpy(array)
+        return found
+
+    def address(self, array: Array) -> int:
+        """Return where an array's first element is on the device."""
+        return int(array.data.ptr)
+
+    def launch(
+        self, file: str, kernel: str, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any],
+        dtype: DTypeLike, shared_bytes: int = 0,
+    ) -> None:  # fmt: skip
+        """Start a kernel on CuPy's current stream; its file is compiled at the first launch, and kept on disk."""
+        real = np.dtype(dtype)
+        key = (file, real.char)
+        if key not in self._functions:
+            text = read_source(file)
+            module = self._cupy.RawModule(code=text, options=("-std=c++17", f"-DREAL={WORDS[real.char]}"))
+            self._functions[key] = {k.name: (k, module.get_function(k.name)) for k in kernels_of(text)}
+        declared, function = self._functions[key][kernel]
+        function(tuple(grid), tuple(block), tuple(pack(declared, arguments, real)), shared_mem=shared_bytes)
+
+    def matmul(self, a: Array, b: Array, out: Array) -> None:
+        """Compute the matrix product by cuBLAS."""
+        self._cupy.matmul(a, b, out=out)
+
+    def synchronize(self) -> None:
+        """Wait for CuPy's current stream."""
+        self._cupy.cuda.get_current_stream().synchronize()

@@ -1,0 +1,115 @@
+"""The engine of a rank on a GPU: its device, memory there, and what was copied to be read.
+
+The modules beside this file are the same interface as those of `gridnn.compute.cpu`, one a subject: plain functions
+whose first argument is an engine.  Arrays are (N, C, *S) with channels innermost, and lie on the device:
+
+    host  --take-->  device: empty, zeros, kernels, products  --give-->  host
+
+Kernels read dense arrays, convolution and messages any strides; what is not dense is copied first, and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from gridnn.compute.cpu.memory import innermost, is_dense, logical, shaped
+from gridnn.compute.gpu.device import Array, Device
+
+THREADS = 256
+"""Threads of a block in kernels that walk a range."""
+BLOCKS = 1 << 14
+"""Most blocks of those: each thread takes several elements of longer ranges."""
+
+
+class Memory:
+    """Arrays of a device: logical shape (N, C, *S), channels innermost.
+
+    Attributes
+    ----------
+    peak_bytes
+        Of the arrays that were asked for at one time, as far as the device's allocator tells; 0 where it does not.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self.peak_bytes = self.used_bytes = self.touched_bytes = self.asked = 0
+
+    def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+        """Return an array of any content."""
+        return shaped(self._device.empty(prod(shape), dtype), shape)
+
+    def zeros(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+        """Return zeros."""
+        array = self.empty(shape, dtype)
+        array[...] = 0
+        return array
+
+    def forget_peak(self) -> None:
+        """Measure the peak from now on."""
+
+
+class Engine:
+    """Device and memory of one rank.
+
+    Attributes
+    ----------
+    reorders : int
+        Arrays copied so far because their memory was not dense and channels-last.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device, self.memory = device, Memory(device)
+        self.reorders = 0
+
+    @property
+    def name(self) -> str:
+        """What computes, in words."""
+        return self.device.name
+
+    def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+        """Return an array of logical shape (N, C, *S) on the device."""
+        return self.memory.empty(shape, dtype)
+
+    def take(self, array: NDArray[Any]) -> Array:
+        """Return a copy of a host's array on the device."""
+        return logical(self.device.from_host(np.ascontiguousarray(innermost(array))))
+
+    def give(self, array: Array) -> NDArray[Any]:
+        """Return a copy of a device's array on the host; waits for the device."""
+        if not is_dense(array):
+            array = self.fitted(array)
+        found: NDArray[Any] = logical(self.device.to_host(innermost(array)))
+        return found
+
+    def fitted(self, x: Array, like: Array | None = None) -> Array:
+        """Return x, or a dense copy of it with channels innermost and, if given, of the dtype of `like`."""
+        dtype = x.dtype if like is None else like.dtype
+        if x.dtype == dtype and is_dense(x):
+            return x
+        copy = self.empty(x.shape, dtype)
+        self.copy(x, copy)
+        return copy
+
+    def copy(self, x: Array, y: Array) -> None:
+        """Copy between arrays of one shape and different memory orders or types."""
+        self.reorders += 1
+        y[...] = x
+
+    def walk(self, file: str, kernel: str, elements: int, arguments: Sequence[Any], dtype: DTypeLike) -> None:
+        """Start a kernel whose threads walk a range of `elements`; none, none."""
+        if elements:
+            blocks = min(-(-elements // THREADS), BLOCKS)
+            self.device.launch(file, kernel, (blocks,), (THREADS,), arguments, dtype)
+
+    def set_threads(self, threads: int) -> None:
+        """Do nothing: a device has its own."""
+
+
+def supported(dtype: DTypeLike) -> bool:
+    """Return whether kernels compute in a dtype."""
+    return np.dtype(dtype).char in "fd"

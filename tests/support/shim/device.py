@@ -1,0 +1,132 @@
+"""A device on the CPU: kernels run by fibers, on arrays that no host array may be mixed with, as on a GPU.
+
+What CuPy refuses is refused here too: a host's array assigned to a device's or added to it, NumPy read of a device's
+memory without `to_host`.  Numbers may be mixed, and views, sums and products of device arrays are device arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from tests.support import shim
+
+
+class DeviceArray(np.ndarray[Any, Any]):
+    """Memory of a device, as far as tests go."""
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **words: Any) -> Any:
+        _alone((*inputs, *(out or ())))
+        if out is not None:
+            words["out"] = tuple(_plain(o) for o in out)
+        found = getattr(ufunc, method)(*map(_plain, inputs), **words)
+        return out[0] if out is not None and len(out) == 1 else _on_device(found)
+
+    def __array_function__(self, function: Any, types: Any, arguments: Any, words: Any) -> Any:
+        _alone(list(_flat((arguments, words))))
+        found = super().__array_function__(function, types, arguments, words)
+        return _on_device(found)
+
+    def __setitem__(self, where: Any, value: Any) -> None:
+        _alone([value])
+        super().__setitem__(where, value)
+
+
+class ShimDevice:
+    """A `gridnn.compute.gpu.device.Device` on the CPU.
+
+    Parameters
+    ----------
+    order
+        In which blocks and threads run.
+
+    Attributes
+    ----------
+    launches
+        (file, kernel) of all launches.
+    waits
+        How often the host waited.
+    """
+
+    def __init__(self, order: str = "forward") -> None:
+        self.order, self.launches, self.waits = order, list[tuple[str, str]](), 0
+        self._modules: dict[tuple[str, str], shim.Module] = {}
+
+    @property
+    def name(self) -> str:
+        return f"fibers ({self.order})"
+
+    def empty(self, elements: int, dtype: DTypeLike) -> DeviceArray:
+        found = np.empty(elements, dtype)
+        found.view(np.uint8)[...] = 0xFF  # no content, so nobody may read it: not a number
+        return found.view(DeviceArray)
+
+    def from_host(self, array: NDArray[Any]) -> DeviceArray:
+        if isinstance(array, DeviceArray) or not array.flags.c_contiguous:
+            raise TypeError("an array of the device is there already, and one with gaps does not go")
+        return np.array(array).view(DeviceArray)
+
+    def to_host(self, array: DeviceArray) -> NDArray[Any]:
+        if not isinstance(array, DeviceArray) or not array.flags.c_contiguous:
+            raise TypeError("a host's array is no array of the device, and one with gaps does not go")
+        self.waits += 1
+        return np.array(_plain(array))
+
+    def address(self, array: DeviceArray) -> int:
+        return int(array.ctypes.data)
+
+    def launch(
+        self, file: str, kernel: str, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any],
+        dtype: DTypeLike, shared_bytes: int = 0,
+    ) -> None:  # fmt: skip
+        for argument in arguments:
+            if (
+                isinstance(argument, np.ndarray)
+                and not argument.dtype.names
+                and not isinstance(argument, DeviceArray)
+            ):
+                raise TypeError(f"{file}.{kernel}: a host's array {argument.shape} is given to a kernel")
+        key = file, np.dtype(dtype).char
+        if key not in self._modules:
+            self._modules[key] = shim.Module(file, dtype, self.order)
+        self.launches.append((file, kernel))
+        self._modules[key].launch(kernel, grid, block, arguments, shared_bytes)
+
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:
+        _alone([a, b, out])
+        np.matmul(_plain(a), _plain(b), out=_plain(out))
+
+    def synchronize(self) -> None:
+        self.waits += 1
+
+
+def _plain(value: Any) -> Any:
+    return value.view(np.ndarray) if isinstance(value, DeviceArray) else value
+
+
+def _on_device(found: Any) -> Any:
+    if isinstance(found, tuple | list):
+        return type(found)(_on_device(f) for f in found)
+    if isinstance(found, np.generic):  # as CuPy: an array without dims
+        return np.asarray(found).view(DeviceArray)
+    return found.view(DeviceArray) if isinstance(found, np.ndarray) else found
+
+
+def _alone(values: Sequence[Any]) -> None:
+    """Refuse arrays of the host beside those of the device."""
+    for value in values:
+        if isinstance(value, np.ndarray) and not isinstance(value, DeviceArray):
+            raise TypeError(f"a host's array {value.shape} meets one of the device")
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, tuple | list):
+        for each in value:
+            yield from _flat(each)
+    elif isinstance(value, dict):
+        yield from _flat(tuple(value.values()))
+    else:
+        yield value
