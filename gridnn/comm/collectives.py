@@ -6,6 +6,7 @@ All count themselves in the ledger.  The non-blocking ones are queued (`world.su
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -25,45 +26,52 @@ def all_reduce(world: World, ranks: tuple[int, ...], array: Array, key: Key, how
     """Return the elementwise sum, max or min of `array` over `ranks`; alone, the array itself."""
     if len(ranks) < 2 or array.size == 0:
         return array
-    out = np.empty_like(array)
+    flat = array.reshape(-1)
+    out = np.empty(flat.size, flat.dtype)
     world.trail.enter("allreduce", ranks, key)
     with world.clock.phase("allreduce", ((key.layer,), key.direction)):
-        world.group(ranks).Allreduce(np.ascontiguousarray(array), out, OPERATIONS[how])
+        (message,) = world.transport.ready([flat])
+        world.group(ranks).Allreduce(message, out, OPERATIONS[how])
     _count_allreduce(world, ranks, array, [(key, array.size)])
-    return out
+    found = world.transport.landed(out) if world.transport.elsewhere(array) else out
+    return found.reshape(array.shape)
 
 
 def start_sum(
     world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]
-) -> Handle | None:
+) -> Awaited | None:
     """Start to sum a contiguous 1-D array in place over `ranks`; `parts` are the keys and sizes of its segments."""
     if len(ranks) < 2 or array.size == 0:
         return None
     world.trail.enter("allreduce", ranks, parts)
     with world.clock.phase("allreduce", where_of(parts)):
-        request = world.sums.all_reduce(world.group(ranks, "sums"), array)
+        (message,) = world.transport.ready([array])
+        request = world.sums.all_reduce(world.group(ranks, "sums"), message)
     world.progress.begin()
     _count_allreduce(world, ranks, array, parts)
-    return request
+    return Landing.of(world, request, message, array)
 
 
 def start_reduce_scatter(
     world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]
-) -> tuple[Handle | None, Array]:
+) -> tuple[Awaited | None, Array]:
     """Start to sum a 1-D array over `ranks`, each keeping its balanced block; returns the request and the block."""
     if len(ranks) < 2 or array.size == 0:
         return None, array
     blocks = [Interval(0, array.size).block(len(ranks), i) for i in range(len(ranks))]
-    share = np.empty(blocks[ranks.index(world.rank)].size, array.dtype)
+    size = blocks[ranks.index(world.rank)].size
+    share = np.empty_like(array, shape=(size,))
+    received = np.empty(size, array.dtype) if world.transport.elsewhere(array) else share
     world.trail.enter("reduce_scatter", ranks, parts)
     with world.clock.phase("reduce_scatter", where_of(parts)):
         comm = world.group(ranks, "sums")
-        post = partial(comm.Ireduce_scatter, array, share, [b.size for b in blocks])
-        request = world.sums.queue([post], (array, share))
+        (message,) = world.transport.ready([array])
+        post = partial(comm.Ireduce_scatter, message, received, [b.size for b in blocks])
+        request = world.sums.queue([post], (message, received))
     world.progress.begin()
     for at, ((key, _), mine) in enumerate(zip(parts, _owned(world, ranks, array, parts), strict=True)):
         world.ledger.add(key, at == 0, (len(ranks) - 1) * mine * share.itemsize)
-    return request, share
+    return Landing.of(world, request, received, share), share
 
 
 def all_gather_shares(
@@ -75,12 +83,38 @@ def all_gather_shares(
     blocks = [Interval(0, array.size).block(len(ranks), i) for i in range(len(ranks))]
     world.trail.enter("allgather", ranks, parts)
     with world.clock.phase("allgather", where_of(parts)):
-        world.group(ranks).Allgatherv(MPI.IN_PLACE, [array, [b.size for b in blocks]])
+        (message,) = world.transport.ready([array])
+        world.group(ranks).Allgatherv(MPI.IN_PLACE, [message, [b.size for b in blocks]])
+        if message is not array:
+            array[...] = world.transport.landed(message)
     for at, ((key, size), mine) in enumerate(zip(parts, _owned(world, ranks, array, parts), strict=True)):
         world.ledger.add(key, at == 0, (size - mine) * array.itemsize)
 
 
-def finish(world: World, request: Handle | None, kind: str, where: Where = NOWHERE) -> None:
+@dataclass(frozen=True)
+class Landing:
+    """A collective over copies on the host: what it brings goes back to the device when it is awaited."""
+
+    world: World
+    request: Handle
+    message: Array
+    array: Array
+
+    @classmethod
+    def of(cls, world: World, request: Handle, message: Array, array: Array) -> Awaited:
+        """Return a collective that ends in `array`: itself where that is on the host."""
+        return cls(world, request, message, array) if world.transport.elsewhere(array) else request
+
+    def Wait(self) -> None:
+        """Return when it is done and `array` holds it."""
+        self.request.Wait()
+        self.array[...] = self.world.transport.landed(self.message)
+
+
+Awaited = Handle | Landing
+
+
+def finish(world: World, request: Awaited | None, kind: str, where: Where = NOWHERE) -> None:
     """Await a started collective."""
     if request is not None:
         with world.clock.phase(f"{kind} wait", where):

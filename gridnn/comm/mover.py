@@ -96,7 +96,7 @@ class Pending:
 
     def _unpack(self) -> Array:
         path, shape = self.path, extents_of(self.path.target)
-        parts = self.arrived
+        parts = arrived = [(box, self.world.transport.landed(message)) for box, message in self.arrived]
         if not path.group or path.kind not in ("allgather", "reduce_scatter"):
             # The own piece stands at its place among the peers, so that sums have one order on every run.
             mine = [
@@ -108,15 +108,15 @@ class Pending:
         if len(parts) == 1 and parts[0][0] == path.target:
             return parts[0][1]
         if self.margin is not None:
-            for box, array in self.arrived:
+            for box, array in arrived:
                 self.margin[local_slices(box, path.target)] = array
             return self.margin
         if path.kind == "halo" and path.adds and path.within:
             own = self.own[local_slices(path.target, path.source)]
-            for box, array in sorted(self.arrived, key=lambda part: part[0]):
+            for box, array in sorted(arrived, key=lambda part: part[0]):
                 own[local_slices(box, path.target)] += array
             return own
-        out = self.world.memory.zeros(shape, self.dtype)
+        out: Array = self.world.memory.zeros(shape, self.dtype)
         for box, array in parts:
             where = local_slices(box, path.target)
             if path.adds:
@@ -158,32 +158,21 @@ def _point_to_point(world: World, pending: Pending, key: Key) -> None:
     path, received = pending.path, 0
     for peer, box in path.receives:
         if peer != world.rank:
-            buffer = world.memory.empty(extents_of(box), pending.dtype)
+            buffer = world.transport.room(extents_of(box), pending.dtype)
             pending.arrived.append((box, buffer))
             pending.requests.append(world.comm.Irecv(innermost(buffer), peer))
             received += buffer.nbytes
     world.ledger.add(key, len(pending.requests), received)
-    for peer, box in path.sends:
-        if peer != world.rank:
-            buffer = _packed(world, pending.own[local_slices(box, path.source)])
-            pending.kept.append(buffer)
-            pending.requests.append(world.comm.Isend(buffer, peer))
-
-
-def _packed(world: World, part: Array) -> Array:
-    """Return a part as a contiguous message: itself where it is one already."""
-    message = innermost(part)
-    if message.flags.c_contiguous:
-        return message
-    copy = world.memory.empty(part.shape, part.dtype)
-    copy[...] = part
-    return innermost(copy)
+    sends = [(peer, box) for peer, box in path.sends if peer != world.rank]
+    pending.kept = world.transport.ready([pending.own[local_slices(box, path.source)] for _, box in sends])
+    for (peer, _), message in zip(sends, pending.kept, strict=True):
+        pending.requests.append(world.comm.Isend(message, peer))
 
 
 def _gather(world: World, pending: Pending, key: Key) -> None:
     path = pending.path
-    own, counts = _packed(world, pending.own), [volume(box) for box in path.sources]
-    buffer = world.memory.empty((sum(counts),), pending.dtype)
+    (own,), counts = world.transport.ready([pending.own]), [volume(box) for box in path.sources]
+    buffer = world.transport.room((sum(counts),), pending.dtype)
     pending.requests.append(world.group(path.group).Iallgatherv(own, [buffer, counts]))
     world.ledger.add(key, 1, buffer.nbytes - own.nbytes)
     pending.kept.append(own)
@@ -201,8 +190,9 @@ def _scatter(world: World, pending: Pending, key: Key) -> None:
     for box, count in zip(path.targets, counts, strict=True):
         shaped(packed[at : at + count], extents_of(box))[...] = pending.own[local_slices(box, path.source)]
         at += count
-    buffer = world.memory.empty(extents_of(path.target), pending.dtype)
-    pending.requests.append(world.group(path.group).Ireduce_scatter(packed, innermost(buffer), counts))
+    (message,) = world.transport.ready([packed])
+    buffer = world.transport.room(extents_of(path.target), pending.dtype)
+    pending.requests.append(world.group(path.group).Ireduce_scatter(message, innermost(buffer), counts))
     world.ledger.add(key, 1, (len(path.group) - 1) * buffer.nbytes)
-    pending.kept.append(packed)
+    pending.kept.append(message)
     pending.arrived.append((path.target, buffer))

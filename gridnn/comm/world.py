@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gridnn.comm.clock import Clock
 from gridnn.comm.trail import Trail
+from gridnn.comm.transport import Host, Transport
 from gridnn.compute.cpu.memory import Memory
 from gridnn.errors import InputError
 from gridnn.geometry.traffic import Traffic
@@ -35,6 +36,13 @@ class World:
     ----------
     comm
         The communicator of the run; it is duplicated, so that no message of others is ever met.
+
+    Attributes
+    ----------
+    memory
+        Where the rank's arrays come from: the host's, or a device's that was set in its place.
+    transport
+        How they become messages.
     """
 
     def __init__(self, comm: MPI.Intracomm) -> None:
@@ -43,7 +51,9 @@ class World:
         self.ledger = Traffic()
         self.clock = Clock()
         self.trail = Trail()
-        self.memory = Memory()
+        host = Memory()
+        self.memory: Any = host
+        self.transport: Transport = Host(host)
         self.sums = Sums()
         self.progress = Progress(self.comm, self.sums.drive)
         self._groups: dict[tuple[str, tuple[int, ...]], MPI.Intracomm] = {
@@ -80,6 +90,13 @@ class World:
         ranks = host.size
         host.Free()
         return max(1, len(cores) // ranks)
+
+    def rank_on_host(self) -> int:
+        """Return this rank's number among those of its host.  Collective."""
+        host = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        rank: int = host.rank
+        host.Free()
+        return rank
 
     def group(self, ranks: tuple[int, ...], purpose: str = "") -> MPI.Intracomm:
         """Return the communicator of `ranks` (ascending world ranks) for a purpose, made on first use by them."""

@@ -24,6 +24,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -86,6 +87,17 @@ def box_normal(seed: int, stream: str, shape: Sequence[int], box: Box, step: int
     uniform = box_uniform(seed, stream, shape, box, step)
     np.maximum(uniform, 2.0**-54, out=uniform)
     return np.asarray(ndtri(uniform), dtype=np.float64)
+
+
+class Draw(NamedTuple):
+    """What a dropout mask is drawn for: a box of an array of `shape`, in one pass of a run."""
+
+    seed: int
+    stream: str
+    shape: tuple[int, ...]
+    box: Box
+    step: int
+    rate: float
 
 
 def dropout_mask(

@@ -7,6 +7,7 @@ updates its balanced share of the bucket, and an all-gather gives all the new va
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,15 +15,16 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gridnn.comm.collectives import (
+    Awaited,
     all_gather_shares,
     finish,
     start_reduce_scatter,
     start_sum,
     where_of,
 )
-from gridnn.comm.sums import Handle
 from gridnn.comm.world import Array, World
 from gridnn.compute.cpu.memory import shaped
+from gridnn.compute.interface import Engine
 from gridnn.compute.random import initial
 from gridnn.geometry.interval import Interval
 from gridnn.geometry.traffic import Key
@@ -50,7 +52,7 @@ class _Live:
     waiting: int
     kind: str  # of its sum
     parts: list[tuple[Key, int]]
-    request: Handle | None = None
+    request: Awaited | None = None
     share: Array | None = None
 
 
@@ -59,16 +61,19 @@ class Arena:
 
     def __init__(
         self, world: World, placed: PlacedNetwork, dtype: DTypeLike, bucket_bytes: int, cut_optimizer: bool,
-        overlap: bool = True,
+        overlap: bool = True, engine: Engine | None = None,
     ) -> None:  # fmt: skip
         self.world, self.cut, self.overlap = world, cut_optimizer, overlap
+        self._take: Callable[[Array], Array] = (lambda array: array) if engine is None else engine.take
+        self.engine = engine
         dtype = np.dtype(dtype)
         self.parameters: dict[str, dict[str, Parameter]] = {layer.node.name: {} for layer in placed.layers}
         self._live: list[_Live] = []
         for plan in plan_buckets(placed, world.rank, bucket_bytes, dtype.itemsize):
             kind = "reduce_scatter" if cut_optimizer else "allreduce"
             parts = [(Key(e.layer, "backward", kind, e.axes), e.size) for e in plan.entries]
-            live = _Live(plan, np.zeros(plan.size, dtype), np.zeros(plan.size, dtype),
+            value, grad = (self._take(np.zeros(plan.size, dtype)) for _ in range(2))
+            live = _Live(plan, value, grad,
                          len({e.layer for e in plan.entries}), 0, kind, parts)  # fmt: skip
             self._live.append(live)
             at = 0
@@ -97,9 +102,10 @@ class Arena:
             for entry in live.plan.entries:
                 spec, block = entry.parameter, self.parameters[entry.layer][entry.parameter.name].value
                 box = spec.layout.box(self.world.rank)
-                block[...] = initial(
+                first = initial(
                     spec.start, seed, entry.name, spec.shape, box, spec.fan_in, spec.fan_in, block.dtype
                 )
+                block[...] = self._take(first)
 
     @property
     def nbytes(self) -> int:

@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 from gridnn.comm.collectives import all_reduce
 from gridnn.comm.mover import Pending, Route, start
 from gridnn.comm.world import Array, World
-from gridnn.compute.cpu.engine import Engine
+from gridnn.compute.interface import Engine, subjects_of
 from gridnn.geometry.exchange import Exchange
 from gridnn.geometry.interval import Box, extents_of
 from gridnn.geometry.traffic import Key
@@ -59,7 +59,7 @@ class Layer:
         engine: Engine,
     ) -> None:
         self.world, self.placed, self.dtype, self.parameters = world, placed, np.dtype(dtype), parameters
-        self.engine = engine
+        self.engine, self.compute = engine, subjects_of(engine)
         self.name, self.scheme = placed.node.name, placed.scheme
         self.needs: list[Box] = [need.box(world.rank) for need in placed.placement.needs]
         self.out: Box = placed.placement.out.box(world.rank)

@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 from gridnn.comm.mover import Pending
 from gridnn.comm.world import Array
-from gridnn.compute.cpu import conv, pointwise
 from gridnn.compute.cpu.window import Window
 from gridnn.geometry import window as geometry
 from gridnn.geometry.interval import Box, Interval, extents_of, local_slices, overlap, volume
@@ -103,11 +102,15 @@ class Convolution(Weighted):
         weight, shape = self.parameters["weight"].value, self._x.shape
         if len(parts) == 1 and parts[0].c is ALL:
             groups = parts[0].groups
-            return [conv.backward_data(self.engine, self._dy, weight, self._window, shape, groups=groups)]
+            return [
+                self.compute.conv.backward_data(
+                    self.engine, self._dy, weight, self._window, shape, groups=groups
+                )
+            ]
         dx = self.engine.memory.zeros(shape, self.dtype)
         for k, c, groups in parts:  # parts of one group share input channels
             part = (shape[0], c.stop - c.start, *shape[2:])
-            dx[:, c] += conv.backward_data(
+            dx[:, c] += self.compute.conv.backward_data(
                 self.engine, self._dy[:, k], weight[k], self._window, part, groups=groups
             )
         return [dx]
@@ -118,7 +121,7 @@ class Convolution(Weighted):
         weight = self.parameters["weight"]
         add = not self.first(weight)
         for k, c, groups in parts:
-            conv.backward_weights(self.engine, channels(self._x, c), channels(self._dy, k), self._window,
+            self.compute.conv.backward_weights(self.engine, channels(self._x, c), channels(self._dy, k), self._window,
                                   weight.grad[k], groups=groups, add=add)  # fmt: skip
         del self._x, self._dy
 
@@ -134,7 +137,7 @@ class Convolution(Weighted):
             y, window = y[local_slices(out, self.raw)], self._local(out)
         for k, c, groups in parts:
             bias = None if last["bias"] is None else last["bias"][k]
-            conv.forward(self.engine, channels(x, c), weight[k], window, groups=groups, bias=bias,
+            self.compute.conv.forward(self.engine, channels(x, c), weight[k], window, groups=groups, bias=bias,
                          relu=last["relu"], out=channels(y, k))  # fmt: skip
 
     @property
@@ -166,9 +169,9 @@ class TransposedConvolution(Weighted):
         """Return the transposed convolution of the block."""
         self._x = inputs[0].wait()
         weight, shape = self.parameters["weight"].value, extents_of(self.raw)
-        raw = conv.backward_data(self.engine, self._x, weight, self._window, shape)
+        raw = self.compute.conv.backward_data(self.engine, self._x, weight, self._window, shape)
         if self.settled:
-            pointwise.add_bias(self.engine, raw, **self.epilogue)
+            self.compute.pointwise.add_bias(self.engine, raw, **self.epilogue)
         return self.finish(raw)
 
     def backward(self, dy: Array) -> list[Array]:
@@ -177,12 +180,16 @@ class TransposedConvolution(Weighted):
         if not self.wants_dx:
             return [dy]
         out = self.engine.empty(self._x.shape, self.dtype)
-        return [conv.forward(self.engine, self._dy, self.parameters["weight"].value, self._window, out=out)]
+        return [
+            self.compute.conv.forward(
+                self.engine, self._dy, self.parameters["weight"].value, self._window, out=out
+            )
+        ]
 
     def weigh(self) -> None:
         """Add dW of the block."""
         weight = self.parameters["weight"]
-        conv.backward_weights(
+        self.compute.conv.backward_weights(
             self.engine, self._dy, self._x, self._window, weight.grad, add=not self.first(weight)
         )
         del self._x, self._dy

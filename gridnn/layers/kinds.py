@@ -5,7 +5,7 @@ from __future__ import annotations
 from numpy.typing import DTypeLike
 
 from gridnn.comm.world import World
-from gridnn.compute.cpu.engine import Engine
+from gridnn.compute.interface import Engine
 from gridnn.layers import conv, linear, loss, norm, pointwise, pool
 from gridnn.layers.base import Layer, Parameter
 from gridnn.network import spec as s

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from gridnn.comm.mover import Pending
 from gridnn.comm.world import Array
-from gridnn.compute.cpu import linear
 from gridnn.layers.weighted import Weighted
 
 
@@ -22,7 +21,9 @@ class FullyConnected(Weighted):
         """Return the block of Y at rest."""
         self._x = inputs[0].wait()
         return self.finish(
-            linear.forward(self.engine, self._x, self.parameters["weight"].value, **self.epilogue)
+            self.compute.linear.forward(
+                self.engine, self._x, self.parameters["weight"].value, **self.epilogue
+            )
         )
 
     def backward(self, dy: Array) -> list[Array]:
@@ -30,10 +31,12 @@ class FullyConnected(Weighted):
         self._dy = self.begin(dy)
         if not self.wants_dx:
             return [dy]
-        return [linear.backward_data(self.engine, self._dy, self.parameters["weight"].value)]
+        return [self.compute.linear.backward_data(self.engine, self._dy, self.parameters["weight"].value)]
 
     def weigh(self) -> None:
         """Add dW, owed over n (and over space axes, which cut the batch here)."""
         weight = self.parameters["weight"]
-        linear.backward_weights(self.engine, self._x, self._dy, weight.grad, add=not self.first(weight))
+        self.compute.linear.backward_weights(
+            self.engine, self._x, self._dy, weight.grad, add=not self.first(weight)
+        )
         del self._x, self._dy

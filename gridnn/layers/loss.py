@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 
 from gridnn.comm.world import Array
-from gridnn.compute.cpu import softmax
 from gridnn.layers.base import Layer
 from gridnn.network import spec as s
 
@@ -41,7 +40,7 @@ class Loss(Layer):
         batch, count = self.needs[0][0], valid * prod(self.placed.placement.needs[0].shape[2:])
         real = np.arange(batch.start, batch.stop) < valid
         weight = np.where(real, 1 / max(1, count), 0.0).reshape(-1, *[1] * (target.ndim - 1))
-        return np.broadcast_to(weight, target.shape)
+        return self.engine.take(np.broadcast_to(weight, target.shape))
 
     def _first(self) -> bool:
         """True on one rank of those that share positions and cut the classes."""
@@ -56,23 +55,26 @@ class CrossEntropy(Loss):
         spec = self.placed.node.spec
         assert isinstance(spec, s.SoftmaxCrossEntropy)
         axes, k = self.placed.placement.statistics, self.needs[0][1]
-        top = self.sum_over(axes, softmax.block_max(self.engine, x), "forward", "max")
-        sums = self.sum_over(axes, softmax.block_sums(self.engine, x, top, target, k.start), "forward")
+        top = self.sum_over(axes, self.compute.softmax.block_max(self.engine, x), "forward", "max")
+        sums = self.sum_over(
+            axes, self.compute.softmax.block_sums(self.engine, x, top, target, k.start), "forward"
+        )
         weight = self._positions(target, valid)
         classes = self.placed.placement.needs[0].shape[1]
         self._kept = (x, top, sums[0], target, k.start, classes, spec.smoothing)
         self._weight = weight
-        loss = float((softmax.losses(sums, classes, spec.smoothing) * weight).sum()) if self._first() else 0.0
+        losses = self.compute.softmax.losses(sums, classes, spec.smoothing)
+        loss = float((losses * weight).sum()) if self._first() else 0.0
         if not score:
             return Verdict(loss, 0.0, 0.0)
-        best = self.sum_over(axes, softmax.best_class(x, top, k.start), "forward", "min")
+        best = self.sum_over(axes, self.compute.softmax.best_class(x, top, k.start), "forward", "min")
         if not self._first():
             return Verdict(loss, 0.0, 0.0)
         return Verdict(loss, float(((best == target) & (weight > 0)).sum()), float((weight > 0).sum()))
 
     def gradient(self, scale: float) -> Array:
         """Return softmax minus target."""
-        dx = softmax.gradient(self.engine, *self._kept, self._weight * scale)
+        dx = self.compute.softmax.gradient(self.engine, *self._kept, self._weight * scale)
         del self._kept
         return dx
 

@@ -17,8 +17,8 @@ from numpy.typing import DTypeLike
 from gridnn.comm.clock import Where
 from gridnn.comm.mover import Pending, Route, start
 from gridnn.comm.world import Array, World
-from gridnn.compute.cpu import pointwise
-from gridnn.compute.cpu.engine import Engine
+from gridnn.compute.cpu.engine import Engine as CpuEngine
+from gridnn.compute.interface import Engine, subjects_of
 from gridnn.geometry.exchange import Exchange
 from gridnn.geometry.interval import Box, Interval, extents_of, local_slices
 from gridnn.geometry.traffic import Key
@@ -75,8 +75,9 @@ class Model:
     ) -> None:  # fmt: skip
         check_runs(placed.network)
         self.world, self.placed, self.dtype = world, placed, np.dtype(dtype)
-        self.engine = engine or Engine.detect(world.memory)
-        self.arena = Arena(world, placed, dtype, bucket_bytes, cut_optimizer, overlap)
+        self.engine: Engine = engine or CpuEngine.detect(world.memory)
+        self.compute = subjects_of(self.engine)
+        self.arena = Arena(world, placed, dtype, bucket_bytes, cut_optimizer, overlap, self.engine)
         self.layers = [
             make_layer(world, p, dtype, self.arena.parameters[p.node.name], self.engine)
             for p in placed.layers
@@ -146,7 +147,7 @@ class Model:
             if layer is self.loss:
                 self.output = y = inputs[0].wait()
                 if stop.works:
-                    verdict = self.loss.judge(y, target, valid, score)
+                    verdict = self.loss.judge(y, self.engine.take(target), valid, score)
             elif stop.works:
                 if stop.margin is not None:
                     layer.into = self._margin(stop.margin, margin)
@@ -180,7 +181,7 @@ class Model:
             clock.at(stop.computes[1])
             layer, dy = stop.layer, self._collect(stop, coming)
             if not stop.works:
-                found = [np.zeros((0,) * len(need), self.dtype) for need in layer.needs]
+                found = [self.engine.empty((0,) * len(need), self.dtype) for need in layer.needs]
             elif layer is self.loss:
                 found = [self.loss.gradient(scale)]
             else:
@@ -189,7 +190,7 @@ class Model:
                 if back is None:
                     continue
                 if e in sums:
-                    dx = pointwise.add(self.engine, [sums.pop(e), dx])
+                    dx = self.compute.pointwise.add(self.engine, [sums.pop(e), dx])
                 left[e] -= 1
                 if left[e]:
                     sums[e] = dx
@@ -239,7 +240,7 @@ class Model:
         if len(stop.leaves) == 1:
             return coming.pop(stop.leaves[0][0]).wait()
         parts = [coming.pop(e).wait() for e, _, _ in stop.leaves]
-        return pointwise.add(self.engine, parts) if parts else self._nothing(stop.layer)
+        return self.compute.pointwise.add(self.engine, parts) if parts else self._nothing(stop.layer)
 
     def _read(self, edge: Edge, x: Array) -> Pending:
         """Return an input edge, which has arrived: the loader read it."""
@@ -249,8 +250,8 @@ class Model:
             if x.size and all(i.size for i in need)
             else np.zeros(extents_of(need), self.dtype)
         )
-        return Pending.arrived_already(self.world, array)
+        return Pending.arrived_already(self.world, self.engine.take(array))
 
     def _nothing(self, layer: Layer) -> Array:
         dims = len(layer.placed.placement.out.dims)
-        return np.zeros((0,) * dims, self.dtype)
+        return self.engine.empty((0,) * dims, self.dtype)

@@ -18,7 +18,6 @@ import numpy as np
 
 from gridnn.comm.mover import Pending
 from gridnn.comm.world import Array
-from gridnn.compute.cpu import norm
 from gridnn.compute.cpu.reference import norm as reference
 from gridnn.layers.base import Layer
 from gridnn.network import spec as s
@@ -31,7 +30,7 @@ class BatchNormalisation(Layer):
         """Return the running statistics by name, live; before the first step those of nothing seen."""
         if not hasattr(self, "mean"):
             channels = self.out[1].size
-            self.mean, self.variance = np.zeros(channels), np.ones(channels)
+            self.mean, self.variance = (self.engine.take(start(channels)) for start in (np.zeros, np.ones))
         return {"mean": self.mean, "variance": self.variance}
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
@@ -40,14 +39,16 @@ class BatchNormalisation(Layer):
         x, spec = inputs[0].wait(), self.placed.node.spec
         assert isinstance(spec, s.BatchNorm)
         if train:
-            sums = self._sum(norm.moments(self.engine, x, self.mean), "forward")
-            statistics = norm.statistics(
+            sums = self._sum(self.compute.norm.moments(self.engine, x, self.mean), "forward")
+            statistics = self.compute.norm.statistics(
                 self.engine, sums, self._count, self.mean, self.variance, spec.momentum, spec.eps
             )
         else:
             statistics = (self.mean, 1 / np.sqrt(self.variance + spec.eps))
         gamma, beta = self.parameters["gamma"].value, self.parameters["beta"].value
-        y = norm.apply(self.engine, x, statistics, gamma, beta, relu=self.rectified, out=self.output())
+        y = self.compute.norm.apply(
+            self.engine, x, statistics, gamma, beta, relu=self.rectified, out=self.output()
+        )
         self._kept = (x, statistics, y if self.rectified else None)
         return y
 
@@ -55,11 +56,15 @@ class BatchNormalisation(Layer):
         """Return dX, and add the parameters' gradients, whole on every rank."""
         x, statistics, y = self._kept
         del self._kept
-        sums = self._sum(norm.backward_sums(self.engine, x, statistics, dy, y), "backward")
+        sums = self._sum(self.compute.norm.backward_sums(self.engine, x, statistics, dy, y), "backward")
         gamma, (of_beta, of_gamma) = self.parameters["gamma"], sums.astype(self.dtype)
         self.parameters["beta"].grad += of_beta
         gamma.grad += of_gamma
-        return [norm.backward_apply(self.engine, x, statistics, gamma.value, dy, sums, self._count, y)]
+        return [
+            self.compute.norm.backward_apply(
+                self.engine, x, statistics, gamma.value, dy, sums, self._count, y
+            )
+        ]
 
     def _sum(self, sums: Array, direction: str) -> Array:
         return self.sum_over(self.placed.placement.statistics, sums, direction)
@@ -71,34 +76,38 @@ class BatchNormalisation(Layer):
 
 
 class LayerNormalisation(Layer):
-    """Layer norm over channels and space of each sample."""
+    """Layer norm over channels and space of each sample; by the reference, on the host whatever the engine."""
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the normalised block."""
         x, spec = inputs[0].wait(), self.placed.node.spec
         assert isinstance(spec, s.LayerNorm)
+        x, gamma, beta = self._given(x, "gamma", "beta")
         first, second = self._sum(reference.sample_moments(x), "forward") / self._count
         self._kept = (x, first, 1 / np.sqrt(np.maximum(second - first * first, 0) + spec.eps))
-        return reference.sample_apply(
-            *self._kept, self.parameters["gamma"].value, self.parameters["beta"].value
-        )
+        return self.engine.take(reference.sample_apply(*self._kept, gamma, beta))
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX."""
-        gamma = self.parameters["gamma"].value
+        dy, gamma = self._given(dy, "gamma")
         sums = self._sum(reference.sample_backward_sums(*self._kept, gamma, dy), "backward")
         self._dy = dy
-        return [reference.sample_backward_apply(*self._kept, gamma, dy, sums, self._count)]
+        return [self.engine.take(reference.sample_backward_apply(*self._kept, gamma, dy, sums, self._count))]
 
     def weigh(self) -> None:
         """Add the gradients of gamma and beta, owed over the batch."""
         gamma, beta = reference.sample_parameter_gradients(*self._kept, self._dy)
-        self.parameters["gamma"].grad += gamma
-        self.parameters["beta"].grad += beta
+        self.parameters["gamma"].grad += self.engine.take(gamma)
+        self.parameters["beta"].grad += self.engine.take(beta)
         del self._kept, self._dy
 
     def _sum(self, sums: Array, direction: str) -> Array:
         return self.sum_over(self.placed.placement.statistics, sums, direction)
+
+    def _given(self, array: Array, *parameters: str) -> list[Array]:
+        """Return an array and parameters on the host."""
+        give = self.engine.give
+        return [give(array), *(give(self.parameters[name].value) for name in parameters)]
 
     @property
     def _count(self) -> int:

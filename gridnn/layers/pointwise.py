@@ -5,13 +5,14 @@ What they need has been brought by their edges; upsampling reads a window, so it
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import numpy as np
 
 from gridnn.comm.mover import Pending
 from gridnn.comm.world import Array
-from gridnn.compute.cpu import pointwise
 from gridnn.compute.cpu.reference import upsample
-from gridnn.compute.random import dropout_mask
+from gridnn.compute.random import Draw
 from gridnn.geometry.interval import extents_of, volume
 from gridnn.layers.base import Layer
 from gridnn.network import spec as s
@@ -27,8 +28,8 @@ class ActivationLayer(Layer):
         x = inputs[0].wait()
         if self.absorbed:
             return x
-        y = pointwise.activate(self.engine, self._function, x, out=self.output())
-        self._kept = x if pointwise.KEEPS[self._function] == "x" else y
+        y = self.compute.pointwise.activate(self.engine, self._function, x, out=self.output())
+        self._kept = x if self.compute.pointwise.KEEPS[self._function] == "x" else y
         return y
 
     def backward(self, dy: Array) -> list[Array]:
@@ -37,7 +38,7 @@ class ActivationLayer(Layer):
             return [dy]
         kept = self._kept
         del self._kept
-        return [pointwise.activate_backward(self.engine, self._function, kept, dy)]
+        return [self.compute.pointwise.activate_backward(self.engine, self._function, kept, dy)]
 
     @property
     def _function(self) -> str:
@@ -55,21 +56,21 @@ class DropoutLayer(Layer):
         """Return x times the mask in training, x otherwise."""
         x, spec = inputs[0].wait(), self.placed.node.spec
         assert isinstance(spec, s.Dropout)
-        self._mask: Array | None = None
+        self._draw: Draw | None = None
         if not train or spec.rate == 0:
             return x
         seed, step = self.at
         shape = self.placed.placement.out.shape
-        self._mask = dropout_mask(seed, f"dropout:{self.name}", shape, self.out, step, spec.rate, self.dtype)
-        y = self.engine.empty(x.shape, self.dtype)
-        np.multiply(x, self._mask, out=y)
+        self._draw = Draw(seed, f"dropout:{self.name}", shape, self.out, step, spec.rate)
+        y, self._kept = self.compute.pointwise.dropout_forward(self.engine, x, self._draw)
         return y
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dy times the mask."""
-        if self._mask is None:
+        if self._draw is None:
             return [dy]
-        return [np.multiply(dy, self._mask, out=self.engine.empty(dy.shape, self.dtype))]
+        kept, self._kept = self._kept, None
+        return [self.compute.pointwise.dropout_backward(self.engine, dy, kept, self._draw)]
 
 
 class Addition(Layer):
@@ -77,7 +78,7 @@ class Addition(Layer):
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the sum, in the order of the inputs."""
-        y = pointwise.add(
+        y = self.compute.pointwise.add(
             self.engine, [pending.wait() for pending in inputs], relu=self.rectified, out=self.output()
         )
         self._y = y if self.rectified else None
@@ -87,7 +88,7 @@ class Addition(Layer):
         """Return dy for each input."""
         y, self._y = self._y, None
         if y is not None:
-            dy = pointwise.activate_backward(self.engine, "relu", y, dy)
+            dy = self.compute.pointwise.activate_backward(self.engine, "relu", y, dy)
         return [dy] * len(self.needs)
 
 
@@ -101,7 +102,7 @@ class Concatenation(Layer):
 
     def backward(self, dy: Array) -> list[Array]:
         """Return each input's channels of dy."""
-        stops = np.cumsum([box[1].size for box in self.needs])
+        stops = [*accumulate(box[1].size for box in self.needs)]
         return list(np.split(dy, stops[:-1], axis=1))
 
 
@@ -123,21 +124,25 @@ class Flattening(Layer):
 
 
 class Upsampling(Layer):
-    """Nearest or linear upsampling of the block, whose rows' weights depend on global indices only."""
+    """Nearest or linear upsampling of the block, whose rows' weights depend on global indices only; on the host."""
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the upsampled block."""
-        x, extents = inputs[0].wait(), [i.size for i in self.out[2:]]
+        x, extents = self.engine.give(inputs[0].wait()), [i.size for i in self.out[2:]]
         if self._linear:
-            return upsample.linear_forward(x, out_extent=extents, **self._sizes(), **self._starts())
-        return upsample.nearest_forward(x, out_extent=extents, factor=self._factors, **self._starts())
+            y = upsample.linear_forward(x, out_extent=extents, **self._sizes(), **self._starts())
+        else:
+            y = upsample.nearest_forward(x, out_extent=extents, factor=self._factors, **self._starts())
+        return self.engine.take(y)
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX in the layout of the need."""
-        extents = [i.size for i in self.needs[0][2:]]
+        dy, extents = self.engine.give(dy), [i.size for i in self.needs[0][2:]]
         if self._linear:
-            return [upsample.linear_backward(dy, in_extent=extents, **self._sizes(), **self._starts())]
-        return [upsample.nearest_backward(dy, in_extent=extents, factor=self._factors, **self._starts())]
+            dx = upsample.linear_backward(dy, in_extent=extents, **self._sizes(), **self._starts())
+        else:
+            dx = upsample.nearest_backward(dy, in_extent=extents, factor=self._factors, **self._starts())
+        return [self.engine.take(dx)]
 
     @property
     def _spec(self) -> s.Upsample:

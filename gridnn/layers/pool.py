@@ -10,11 +10,8 @@ from __future__ import annotations
 from functools import cached_property
 from math import prod
 
-import numpy as np
-
 from gridnn.comm.mover import Pending
 from gridnn.comm.world import Array
-from gridnn.compute.cpu import pool
 from gridnn.compute.cpu.reference.pool import max_space, max_space_backward
 from gridnn.compute.cpu.window import Window
 from gridnn.layers.base import Layer
@@ -30,18 +27,22 @@ class Pooling(Layer):
         x, spec = inputs[0].wait(), self._spec
         self._shape = x.shape
         if spec.how == "max":
-            y, self._best = pool.max_forward(self.engine, x, self._window, self.output())
+            y, self._best = self.compute.pool.max_forward(self.engine, x, self._window, self.output())
             return y
-        return pool.average_forward(self.engine, x, self._window, count_pad=spec.count_pad, out=self.output())
+        return self.compute.pool.average_forward(
+            self.engine, x, self._window, count_pad=spec.count_pad, out=self.output()
+        )
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX in the layout of the need."""
         if self._spec.how == "max":
-            dx = pool.max_backward(self.engine, dy, self._best, self._window, self._shape)
+            dx = self.compute.pool.max_backward(self.engine, dy, self._best, self._window, self._shape)
             del self._best
             return [dx]
         count = self._spec.count_pad
-        return [pool.average_backward(self.engine, dy, self._window, self._shape, count_pad=count)]
+        return [
+            self.compute.pool.average_backward(self.engine, dy, self._window, self._shape, count_pad=count)
+        ]
 
     @property
     def _spec(self) -> s.Pool:
@@ -63,12 +64,12 @@ class GlobalAverage(Layer):
         """Return the means at rest."""
         x = inputs[0].wait()
         self._shape = x.shape
-        return self.settle(pool.sum_space(self.engine, x) * np.asarray(1 / self._count, self.dtype))
+        return self.settle(self.compute.pool.sum_space(self.engine, x) * (1 / self._count))
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX: every element gets its share."""
-        share = self.spread(dy) * np.asarray(1 / self._count, self.dtype)
-        return [pool.spread_space(self.engine, share, self._shape)]
+        share = self.spread(dy) * (1 / self._count)
+        return [self.compute.pool.spread_space(self.engine, share, self._shape)]
 
     @property
     def _count(self) -> int:
@@ -82,9 +83,9 @@ class GlobalMax(Layer):
         """Return the maxima."""
         x = inputs[0].wait()
         self._shape = x.shape
-        y, self._best = max_space(x)
-        return y
+        y, self._best = max_space(self.engine.give(x))
+        return self.engine.take(y)
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX: the first largest element gets all."""
-        return [max_space_backward(dy, self._best, self._shape)]
+        return [self.engine.take(max_space_backward(self.engine.give(dy), self._best, self._shape))]

@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import TypedDict
 
 from gridnn.comm.world import Array
-from gridnn.compute.cpu import pointwise
 from gridnn.layers.base import Layer, Parameter
 
 
@@ -35,7 +34,9 @@ class Weighted(Layer):
         """Return the output at rest from the output as computed with `epilogue`."""
         y = raw
         if not self.settled:
-            y = pointwise.add_bias(self.engine, self.settle(raw), self._bias, relu=self.rectified)
+            y = self.compute.pointwise.add_bias(
+                self.engine, self.settle(raw), self._bias, relu=self.rectified
+            )
         self._y = y if self.rectified else None
         return y
 
@@ -43,9 +44,9 @@ class Weighted(Layer):
         """Add the bias's gradient; return the gradient of the output as computed."""
         y, self._y = self._y, None
         if "bias" in self.parameters:
-            dy = pointwise.bias_gradient(self.engine, dy, self.parameters["bias"].grad, y)
+            dy = self.compute.pointwise.bias_gradient(self.engine, dy, self.parameters["bias"].grad, y)
         elif y is not None:
-            dy = pointwise.activate_backward(self.engine, "relu", y, dy)
+            dy = self.compute.pointwise.activate_backward(self.engine, "relu", y, dy)
         return self.spread(dy)
 
     def first(self, weight: Parameter) -> bool:

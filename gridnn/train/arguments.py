@@ -31,7 +31,7 @@ def parse_arguments(argv: Sequence[str] | None = None, *, quiet: bool = False) -
     Returns
     -------
     argparse.Namespace
-        ``config`` (path or None), ``overrides`` (list of "a.b=v"), ``plan``, ``run_dir`` (text or None),
+        ``config`` (path or None), ``overrides`` (list of "a.b=v"), ``plan``, ``device``, ``run_dir`` (text or None),
         ``resume`` (text), ``dry_run``, ``print_config`` (bool).
 
     Raises
@@ -62,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
         help="change keys of the configuration; may be given again",
     )  # fmt: skip
     add("--plan", metavar="PLAN", help='a plan file, "auto", or one grid for every layer such as "n2 k2"')
+    add(
+        "--device", choices=("auto", "cpu", "gpu"),
+        help="where ranks compute: gpu takes a CUDA device a rank (CuPy), auto does where there is one; left out, "
+        "compute.device, which is cpu",
+    )  # fmt: skip
     add("--run-dir", metavar="DIR", help="folder of the record; left out, a new one under runs")
     add(
         "--resume", default="never", metavar="never|auto|PATH",

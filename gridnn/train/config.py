@@ -58,6 +58,7 @@ def load_config(
     overrides: Sequence[str] = (),
     plan: str | None = None,
     run_dir: str | None = None,
+    device: str | None = None,
 ) -> Config:
     """Return the configuration of a run.
 
@@ -67,8 +68,8 @@ def load_config(
         None starts from the defaults.
     overrides : sequence of str
         ``"train.batch=256"``: a dotted key and a TOML value; a value that is no TOML is text.
-    plan, run_dir : str or None
-        Given, they replace ``plan.spec`` and ``run.dir``.
+    plan, run_dir, device : str or None
+        Given, they replace ``plan.spec``, ``run.dir`` and ``compute.device``.
 
     Raises
     ------
@@ -84,10 +85,8 @@ def load_config(
     if lengths & settings.keys() and isinstance(table.get("train"), dict):
         for key in lengths:
             table["train"].pop(key.removeprefix("train."), None)
-    if plan is not None:
-        settings["plan.spec"] = plan
-    if run_dir is not None:
-        settings["run.dir"] = run_dir
+    said = {"plan.spec": plan, "run.dir": run_dir, "compute.device": device}
+    settings |= {key: value for key, value in said.items() if value is not None}
     for dotted, value in settings.items():
         _put(table, dotted, value, problems)
     try:

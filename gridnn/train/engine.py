@@ -12,12 +12,15 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+from gridnn.comm.transport import Staged
 from gridnn.comm.world import World
 from gridnn.compute.cpu.choice import Choice, read_choices, write_choices
-from gridnn.compute.cpu.engine import Engine
+from gridnn.compute.cpu.engine import Engine as CpuEngine
 from gridnn.compute.cpu.native.library import load
 from gridnn.compute.cpu.onednn.library import Library, find
 from gridnn.compute.cpu.onednn.precision import BFLOAT16, FLOAT32, has_bfloat16
+from gridnn.compute.gpu.device import Device, open_device
+from gridnn.compute.gpu.engine import Engine as GpuEngine
 from gridnn.errors import InputError
 from gridnn.train.sections import ComputeSection
 
@@ -33,8 +36,8 @@ NO_ONEDNN = (
 BFLOAT16_AVAILABLE = 'bfloat16 products are available to training in float32: compute.precision = "bfloat16"'
 
 
-def open_engine(world: World, config: ComputeSection, threads: int, kept: Path | None) -> Engine:
-    """Return the engine of a rank.
+def open_engine(world: World, config: ComputeSection, threads: int, kept: Path | None) -> CpuEngine:
+    """Return the engine of a rank on the host's processor.
 
     Parameters
     ----------
@@ -49,13 +52,46 @@ def open_engine(world: World, config: ComputeSection, threads: int, kept: Path |
         When `compute.onednn` names what cannot be used, or `compute.precision` asks for what is not here.
     """
     native = None if config.engine == "numpy" else load()
-    engine = Engine(native, world.memory, _onednn(config))
+    engine = CpuEngine(native, world.memory, _onednn(config))
     known = read_choices(kept, machine(engine, threads)) if kept and config.choice == "measured" else {}
     # The rule knows float32 kernels only, and would leave the precision that was asked for unused.
     prefer = "onednn" if config.precision == "bfloat16" else None
     engine.choice = Choice(config.choice, known, prefer)
     engine.set_threads(threads)
     return engine
+
+
+def engine_of(
+    world: World, config: ComputeSection, threads: int, kept: Path | None
+) -> CpuEngine | GpuEngine:  # fmt: skip
+    """Return the engine of a rank where it is asked to compute; a device's takes over the world's arrays.  Collective.
+
+    Raises
+    ------
+    InputError
+        As `open_engine`, and where a device was asked for and there is none.
+    """
+    if config.device == "cpu" or (device := _device(world, config)) is None:
+        return open_engine(world, config, threads, kept)
+    engine = GpuEngine(device)
+    world.memory, world.transport = engine.memory, Staged(world.memory, engine)
+    return engine
+
+
+def _device(world: World, config: ComputeSection) -> Device | None:
+    """Return the device of a rank: those of a host in turn; None where "auto" finds none.
+
+    Raises
+    ------
+    InputError
+        Without CuPy or a device, where one was asked for.
+    """
+    try:
+        return open_device(world.rank_on_host())
+    except InputError:
+        if config.device == "gpu":
+            raise
+        return None
 
 
 def _onednn(config: ComputeSection) -> Library | None:
@@ -80,13 +116,16 @@ def _onednn(config: ComputeSection) -> Library | None:
     return onednn
 
 
-def machine(engine: Engine, threads: int) -> str:
+def machine(engine: CpuEngine, threads: int) -> str:
     """Return what a measured choice holds for: processor, kernels, threads."""
     return f"{_processor()}, {engine.name}, {threads} threads"
 
 
-def words(world: World, engine: Engine, config: ComputeSection, threads: int) -> list[str]:
+def words(world: World, engine: CpuEngine | GpuEngine, config: ComputeSection, threads: int) -> list[str]:
     """Return what rank 0 says about the engines of all ranks.  Collective."""
+    if isinstance(engine, GpuEngine):
+        names = world.comm.allgather(engine.name)
+        return [f"device: {' | '.join(sorted(set(names)))}; messages staged through the host"]
     able = engine.onednn is not None and has_bfloat16(engine.onednn)
     told = world.comm.allgather((engine.name, able))
     names = [name for name, _ in told]
@@ -103,8 +142,10 @@ def words(world: World, engine: Engine, config: ComputeSection, threads: int) ->
     return said
 
 
-def keep_choices(world: World, engine: Engine, threads: int, kept: Path | None) -> None:
+def keep_choices(world: World, engine: CpuEngine | GpuEngine, threads: int, kept: Path | None) -> None:
     """Write the choices of all ranks to the file, by rank 0.  Collective."""
+    if isinstance(engine, GpuEngine):  # it has nothing to choose from yet
+        return
     made = world.comm.gather((machine(engine, threads), engine.choice.made))
     if made is not None and kept is not None:
         for name, choices in made:

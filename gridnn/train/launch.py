@@ -141,7 +141,7 @@ def _job(world: World, console: Console, argv: Sequence[str] | None, signals: Si
     arguments = parse_arguments(argv, quiet=world.rank > 0)
     with agreed(world):
         path = arguments.config or default_job(arguments.overrides)
-        config = load_config(path, arguments.overrides, arguments.plan, arguments.run_dir)
+        config = load_config(path, arguments.overrides, arguments.plan, arguments.run_dir, arguments.device)
     if arguments.print_config:
         console.say(dump_toml(config).rstrip())
         return 0

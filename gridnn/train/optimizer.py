@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gridnn.compute.cpu import update
-from gridnn.compute.cpu.engine import Engine
+from gridnn.compute.interface import CPU, Engine, subjects_of
 from gridnn.train.sections import TrainSection
 
 Array = NDArray[Any]
@@ -79,7 +79,8 @@ class Optimizer:
 
     def __init__(self, config: TrainSection, engine: Engine | None = None) -> None:
         self._config = config
-        self._rules = update.rules(engine, config.dtype)
+        self._engine = engine
+        self._rules = (CPU if engine is None else subjects_of(engine)).update.rules(engine, config.dtype)
         self.needs_norms = config.optimizer == "lars"
         self.updates = 0
         self._state: dict[str, dict[str, Array]] = {}
@@ -117,9 +118,15 @@ class Optimizer:
     def restore(self, arrays: Mapping[str, Mapping[str, Array]], updates: int) -> None:
         """Continue from the `state_arrays` (copied) and the number of updates of an earlier optimizer."""
         self._state = {
-            name: {kind: a.copy() for kind, a in of_piece.items()} for name, of_piece in arrays.items()
+            name: {kind: self._own(a) for kind, a in of_piece.items()} for name, of_piece in arrays.items()
         }
         self.updates = updates
+
+    def _own(self, array: Array) -> Array:
+        """Return a copy of a host's array where the rules compute."""
+        return (
+            array.copy() if self._engine is None or self._engine.where == "cpu" else self._engine.take(array)
+        )
 
     def _update(
         self, piece: Piece, lr: float, squares: NDArray[np.float64] | None, grad_scale: float

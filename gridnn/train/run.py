@@ -18,7 +18,8 @@ from gridnn.comm.progress import every_s
 from gridnn.comm.sums import piece_bytes
 from gridnn.comm.watchdog import Watchdog
 from gridnn.comm.world import World
-from gridnn.compute.cpu.engine import Engine
+from gridnn.compute.cpu.engine import Engine as CpuEngine
+from gridnn.compute.gpu.engine import Engine as GpuEngine
 from gridnn.cost.machine import load_machine
 from gridnn.geometry.traffic import Traffic
 from gridnn.layers.model import Model
@@ -27,7 +28,7 @@ from gridnn.train.config import dump_toml
 from gridnn.train.console import Console, shout
 from gridnn.train.data import Dataset, EvaluationOrder, Loader, Order, open_data
 from gridnn.train.data.order import PassOrder
-from gridnn.train.engine import keep_choices, open_engine, words
+from gridnn.train.engine import engine_of, keep_choices, words
 from gridnn.train.folder import Record
 from gridnn.train.leave import Reason, Signals
 from gridnn.train.picture import save_pictures
@@ -55,7 +56,7 @@ class Run:
     train: Dataset
     test: Dataset
     job: Job
-    engine: Engine
+    engine: CpuEngine | GpuEngine
     threads: int
     choices: Path | None
     signals: Signals = field(default_factory=Signals)
@@ -94,7 +95,7 @@ def prepare(
         job = choose(config, train, world.size)
         Order(train.count, config.train.batch, config.train.seed)
         config.data.augment.checked(train)
-        engine = open_engine(world, config.compute, threads, choices)
+        engine = engine_of(world, config.compute, threads, choices)
     for line in words(world, engine, config.compute, threads):
         console.say(line)
     return Run(world, config, console, train, test, job, engine, threads, choices)

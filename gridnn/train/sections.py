@@ -328,6 +328,8 @@ class CommSection(Section):
 class ComputeSection(Section):
     """What computes on a rank."""
 
+    device: Literal["auto", "cpu", "gpu"] = "cpu"
+    """"gpu" computes on the rank's CUDA device through CuPy; "auto" does where there is one."""
     engine: Literal["auto", "native", "numpy"] = "auto"
     """"auto" takes all there is: own kernels and oneDNN; "native" own kernels only; "numpy" the slow reference."""
     onednn: Name | None = None

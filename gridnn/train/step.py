@@ -130,7 +130,7 @@ class Trainer:
         squares = np.zeros((len(self._index), 2))
         for share in self.model.arena.counted_once():
             both = (share.value.astype(np.float64), share.grad.astype(np.float64))
-            squares[self._index[share.entry.name]] += [v @ v for v in both]
+            squares[self._index[share.entry.name]] += [float(v @ v) for v in both]
         return all_reduce(self.world, self._everyone, squares, Key("optimizer", "update", "allreduce", "all"))
 
     def evaluate(self, loader: Loader, steps: int, heard: Callable[[], None] = lambda: None) -> Evaluation:

@@ -15,7 +15,7 @@ import numpy as np
 
 from gridnn.comm.shard import Shard, gather
 from gridnn.comm.world import World
-from gridnn.compute.cpu.engine import Engine
+from gridnn.compute.interface import Engine
 from gridnn.cost.traffic import predict_step
 from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.geometry.traffic import Traffic
@@ -83,7 +83,7 @@ def run(world: World, network: Network, schemes: Mapping[str, Scheme], batch: in
             dims = layer.placed.placement.parameters[0].layout
             inside = world.rank in layer.scheme.ranks
             for name in ("mean", "variance"):
-                array = getattr(layer, name) if inside else np.zeros(0)
+                array = model.engine.give(getattr(layer, name)) if inside else np.zeros(0)
                 running[f"{layer.name}.{name}"] = gather(world, Shard(array, dims))
     predicted = Traffic()
     step_traffic = predict_step(
@@ -91,7 +91,7 @@ def run(world: World, network: Network, schemes: Mapping[str, Scheme], batch: in
     )
     predicted.merge(step_traffic, STEPS)
     assert model.output is not None
-    output = gather(world, Shard(model.output, model.loss.placed.placement.needs[0]))
+    output = gather(world, Shard(model.engine.give(model.output), model.loss.placed.placement.needs[0]))
     return Outcome(
         losses, output, gradients, _gather(world, model, "value"), running, world.ledger, predicted
     )
@@ -102,7 +102,9 @@ def _gather(world: World, model: Model, what: str) -> dict[str, Any]:
     for layer in model.placed.layers:
         for p in layer.placement.parameters:
             mine = model.arena.parameters[layer.node.name].get(p.name)
-            array = getattr(mine, what) if mine else np.zeros((0,) * len(p.shape), model.dtype)
+            array = (
+                model.engine.give(getattr(mine, what)) if mine else np.zeros((0,) * len(p.shape), model.dtype)
+            )
             found[f"{layer.node.name}.{p.name}"] = gather(world, Shard(array, p.layout))
     return found
 

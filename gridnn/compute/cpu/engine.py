@@ -46,6 +46,8 @@ class Engine:
         Arrays copied so far because their memory was not channels-last.
     """
 
+    where = "cpu"
+
     def __init__(
         self, native: Library | None, memory: Memory | None = None, onednn: OneDnn | None = None,
         choice: Choice | None = None,
@@ -66,6 +68,18 @@ class Engine:
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
         """Return an array of logical shape (N, C, *S) from the engine's memory."""
         return self.memory.empty(shape, dtype)
+
+    def take(self, array: Array) -> Array:
+        """Return a host's array where the engine computes: itself."""
+        return array
+
+    def give(self, array: Array) -> Array:
+        """Return an array of the engine on the host: itself."""
+        return array
+
+    def holds(self, array: Array) -> bool:
+        """Return whether an array is on a device: no."""
+        return False
 
     def fitted(self, x: Array, like: Array | None = None) -> Array:
         """Return x, or a copy of it with channels innermost and, if given, of the dtype of `like`."""

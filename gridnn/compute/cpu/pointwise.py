@@ -1,4 +1,4 @@
-"""Operations on each element: nonlinearities, sums, bias; any shape (N, C, *S)."""
+"""Operations on each element: nonlinearities, sums, bias, dropout; any shape (N, C, *S)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gridnn.compute.cpu.native import pointwise as native
 from gridnn.compute.cpu.native.library import Library, fits
 from gridnn.compute.cpu.reference import activation
 from gridnn.compute.cpu.reference import conv as reference
+from gridnn.compute.random import Draw, dropout_mask
 
 KEEPS = activation.FORWARD_KEEPS
 """What backward of each nonlinearity reads: its input "x" or its output "y"."""
@@ -84,6 +85,18 @@ def bias_gradient(engine: Engine, dy: Array, db: Array, y: Array | None = None) 
     dx = None if y is None else engine.empty(dy.shape, dy.dtype)
     native.bias_gradient(lib, dy, db, None if y is None else engine.fitted(y, dy), dx)
     return dy if dx is None else dx
+
+
+def dropout_forward(engine: Engine, x: Array, draw: Draw) -> tuple[Array, Array | None]:
+    """Return x times the mask of dropout, and what backward reads: the mask."""
+    mask = dropout_mask(draw.seed, draw.stream, draw.shape, draw.box, draw.step, draw.rate, x.dtype)
+    return np.multiply(x, mask, out=engine.empty(x.shape, x.dtype)), mask
+
+
+def dropout_backward(engine: Engine, dy: Array, kept: Array | None, draw: Draw) -> Array:
+    """Return dy times the mask of `dropout_forward`."""
+    assert kept is not None, "forward kept the mask"
+    return np.multiply(dy, kept, out=engine.empty(dy.shape, dy.dtype))
 
 
 def _compiled(engine: Engine, x: Array) -> Library | None:

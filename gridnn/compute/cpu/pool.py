@@ -90,5 +90,20 @@ def spread_space(engine: Engine, dy: Array, x_shape: tuple[int, ...]) -> Array:
     return dx
 
 
+def max_space(engine: Engine, x: Array) -> tuple[Array, Array]:
+    """Return the maximum over all spatial dims (N, C), and the flat index of the first one in the block's space.
+
+    An empty space gives -inf and index -1.
+    """
+    return reference.max_space(x)
+
+
+def max_space_backward(engine: Engine, dy: Array, local_index: Array, x_shape: tuple[int, ...]) -> Array:
+    """Return the gradient by x: dy (N, C) at the local index; -1 is a maximum that lies elsewhere."""
+    dx = engine.empty(x_shape, dy.dtype)
+    dx[...] = reference.max_space_backward(dy, local_index, x_shape)
+    return dx
+
+
 def _library(engine: Engine, x: Array, window: Window) -> Library | None:
     return engine.library(x.dtype) if prod(window.kernel) <= 256 else None

@@ -55,6 +55,10 @@ class Device(Protocol):
         """Return a copy of a contiguous array on the host, when all that was started before it is done."""
         ...
 
+    def holds(self, array: Array) -> bool:
+        """Return whether an array is on the device."""
+        ...
+
     def address(self, array: Array) -> int:
         """Return where an array's first element is on the device: for structures that hold addresses."""
         ...
@@ -87,6 +91,28 @@ class Device(Protocol):
         ...
 
 
+def open_device(rank_on_host: int) -> Device:
+    """Return the device of a rank: with more ranks than devices on a host, ranks share them in turn.
+
+    Raises
+    ------
+    InputError
+        Without CuPy, a driver, or a device.
+    """
+    return CupyDevice(rank_on_host % _count())
+
+
+def _count() -> int:
+    """Return how many devices this process sees, at least one."""
+    try:
+        import cupy
+    except ImportError:
+        raise InputError(NO_CUPY) from None
+    if not cupy.is_available():
+        raise InputError(NO_DEVICE)
+    return int(cupy.cuda.runtime.getDeviceCount())
+
+
 class CupyDevice:
     """A CUDA device through CuPy.
 
@@ -102,15 +128,10 @@ class CupyDevice:
     """
 
     def __init__(self, number: int = 0) -> None:
-        try:
-            import cupy
-        except ImportError:
-            raise InputError(NO_CUPY) from None
-        if not cupy.is_available():
-            raise InputError(NO_DEVICE)
-        count = cupy.cuda.runtime.getDeviceCount()
-        if number >= count:
+        if number >= (count := _count()):
             raise InputError(f"device {number} was asked for, this process sees {count}: 0 to {count - 1}")
+        import cupy
+
         self._cupy, self.number = cupy, number
         cupy.cuda.Device(number).use()
         self._functions: dict[tuple[str, str], dict[str, tuple[Kernel, Any]]] = {}
@@ -133,6 +154,10 @@ class CupyDevice:
         """Return a copy of a contiguous array on the host."""
         found: NDArray[Any] = self._cupy.asnumpy(array)
         return found
+
+    def holds(self, array: Array) -> bool:
+        """Return whether an array is CuPy's."""
+        return isinstance(array, self._cupy.ndarray)
 
     def address(self, array: Array) -> int:
         """Return where an array's first element is on the device."""

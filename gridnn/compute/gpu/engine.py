@@ -62,6 +62,8 @@ class Engine:
         Arrays copied so far because their memory was not dense and channels-last.
     """
 
+    where = "gpu"
+
     def __init__(self, device: Device) -> None:
         self.device, self.memory = device, Memory(device)
         self.reorders = 0
@@ -85,6 +87,10 @@ class Engine:
             array = self.fitted(array)
         found: NDArray[Any] = logical(self.device.to_host(innermost(array)))
         return found
+
+    def holds(self, array: Array) -> bool:
+        """Return whether an array is on the device."""
+        return self.device.holds(array)
 
     def fitted(self, x: Array, like: Array | None = None) -> Array:
         """Return x, or a dense copy of it with channels innermost and, if given, of the dtype of `like`."""

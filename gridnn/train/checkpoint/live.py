@@ -9,12 +9,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gridnn.compute.cpu.memory import empty
 from gridnn.geometry.interval import Interval, volume
 from gridnn.layers.arena import Arena
 from gridnn.layers.base import Layer
@@ -36,7 +38,10 @@ def contents_of(placed: PlacedNetwork, config: TrainSection) -> Contents:
 def values_of(
     contents: Contents, rank: int, arena: Arena, layers: Sequence[Layer], optimizer: Optimizer
 ) -> list[Array | None]:
-    """Return the values of each of a rank's parts, flat views; None for zeros: a state not yet made."""
+    """Return the values of each of a rank's parts; None for zeros: a state not yet made.
+
+    They are flat views of what lives on the host, and copies of what lives on a device.
+    """
     found: dict[str, Array] = {f"weights/{s.entry.name}": s.value for s in arena.counted_once()}
     for name, of_piece in optimizer.state_arrays().items():
         found.update({f"optimizer/{kind}/{name}": array for kind, array in of_piece.items()})
@@ -50,7 +55,8 @@ def values_of(
         array = found.get(part.name)
         # What lies on a rank is its run already, or all of its block.
         whole = array is not None and array.size != part.run.size
-        values.append(array[slice(*part.run)] if whole and array is not None else array)
+        value = array[slice(*part.run)] if whole and array is not None else array
+        values.append(value if value is None or arena.engine is None else arena.engine.give(value))
     return values
 
 
@@ -73,12 +79,14 @@ def restore(
     for of_layer in arena.parameters.values():
         for parameter in of_layer.values():
             box = parameter.spec.layout.box(rank)
-            checkpoint.fill(f"weights/{parameter.name}", box, parameter.value)
+            with _on_host(arena, parameter.value) as value:
+                checkpoint.fill(f"weights/{parameter.name}", box, value)
     for layer in layers:
         if isinstance(layer, BatchNormalisation) and rank in layer.scheme.ranks:
             box = layer.placed.placement.parameters[0].layout.box(rank)
             for what, array in layer.statistics().items():
-                checkpoint.fill(f"statistics/{layer.name}.{what}", box, array)
+                with _on_host(arena, array) as statistic:
+                    checkpoint.fill(f"statistics/{layer.name}.{what}", box, statistic)
     _restore_state(checkpoint, contents, rank, arena, optimizer)
 
 
@@ -99,4 +107,17 @@ def _restore_state(
         whole = Interval(0, volume(box))
         run = whole if share.value.size == whole.size else runs[f"weights/{name}"]
         for kind, array in of_piece.items():
-            checkpoint.fill_run(f"optimizer/{kind}/{name}", box, run, array)
+            with _on_host(arena, array) as state:
+                checkpoint.fill_run(f"optimizer/{kind}/{name}", box, run, state)
+
+
+@contextmanager
+def _on_host(arena: Arena, array: Array) -> Iterator[Array]:
+    """Give an array to be filled: itself, or where it is on a device one of the host that is copied there."""
+    engine = arena.engine
+    if engine is None or not engine.holds(array):
+        yield array
+        return
+    host = empty(array.shape, array.dtype)
+    yield host
+    array[...] = engine.take(host)

@@ -1,0 +1,197 @@
+"""Convolution of a block on a device: forward and both gradients, by kernels/conv.cu or by a product of cuBLAS.
+
+x (N, C, *S), w (K, C / groups, *R), y (N, K, *O); channels innermost in memory, weights K, R, C; one to three spatial
+dims.  Transposed convolution is `backward_data` read forwards.
+
+| computed by     | where                                    | memory                                         |
+|-----------------|------------------------------------------|------------------------------------------------|
+| matrix product  | a window of one element, stride 1, no    | x and dy dense; the result is copied to an     |
+|                 | pads, one group, dense factors           | `out` with gaps                                |
+| kernels of conv | everything else                          | x, dy and `out` may have gaps; x in parts as   |
+|                 |                                          | received, nothing copied together              |
+
+| kernel           | grid                                                   | depth of a block's product |
+|------------------|--------------------------------------------------------|----------------------------|
+| forward          | N O / 64, K of a group / 64, groups                    | R, C of a group            |
+| backward_data    | N S / 64, C of a group / 64, groups                    | R, K of a group            |
+| backward_weights | K of a group / 64, R C of a group / 64, groups, chunks | N O of a chunk             |
+
+Where the weights are few the gradient by them is summed in chunks of positions, so that enough blocks are busy; their
+number follows from the shapes alone, and chunks are added up in their order: the same bits every time.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from gridnn.compute.cpu.memory import innermost, is_dense
+from gridnn.compute.cpu.window import Window
+from gridnn.compute.gpu.device import Array
+from gridnn.compute.gpu.engine import Engine
+from gridnn.compute.gpu.linear import product, settle, share_of
+from gridnn.compute.gpu.pointwise import add_bias
+from gridnn.compute.gpu.view import BLOCK, Ints, Parts, grid, output, points, readable, runs, shape, view
+
+BLOCKS = 512
+"""Blocks that the gradient by the weights is cut into: some for each multiprocessor of a large device."""
+LEAST = 256
+"""Positions of a chunk, at least: shorter sums cost more to add up than they save."""
+DEPTH = 16
+"""Positions that a block takes at a time: chunks are a multiple of it."""
+
+
+def forward(
+    engine: Engine, x: Array | Parts, w: Array, window: Window, *, groups: int = 1, bias: Array | None = None,
+    relu: bool = False, out: Array | None = None,
+) -> Array:  # fmt: skip
+    """Return the convolution of x with w, plus bias (K,) if given, rectified if asked.
+
+    Parameters
+    ----------
+    x
+        An array, or an own block and halos in arrays of their own.
+    out
+        Where the result goes, of shape (N, K, *O); a new array if None.
+
+    Raises
+    ------
+    ValueError
+        If the shapes of x, w and `out` do not go together.
+    """
+    size = x.shape
+    y = engine.empty((size[0], w.shape[0], *window.outs(size[2:])), x.dtype) if out is None else out
+    _check(size, w.shape, y.shape, window, groups)
+    if not y.size:
+        return y
+    x = readable(engine, x, x)
+    plain = _plain(x, window, groups)
+    w, target = engine.fitted(w, x), _target(engine, y, x.dtype, plain)
+    if plain:
+        product(engine, _rows(x), _rows(w).T, _rows(target))
+        add_bias(engine, target, bias, relu=relu)
+    else:
+        bias = None if bias is None else engine.fitted(bias, x)
+        told = shape(size[0], size[1], w.shape[0], groups, window, relu)
+        engine.device.launch(
+            "conv", "forward", grid(points(y), w.shape[0] // groups, groups), BLOCK,
+            [view(engine.device, x), w, bias, output(engine.device, target), told], x.dtype,
+        )  # fmt: skip
+    if target is not y:
+        engine.copy(target, y)
+    return y
+
+
+def backward_data(
+    engine: Engine, dy: Array, w: Array, window: Window, x_shape: tuple[int, ...], *, groups: int = 1,
+    out: Array | None = None,
+) -> Array:  # fmt: skip
+    """Return the gradient of `forward` by x: (N, C, *S); elements that no window touched get zero.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together.
+    """
+    dx = engine.empty(x_shape, dy.dtype) if out is None else out
+    _check(dx.shape, w.shape, dy.shape, window, groups)
+    if not dx.size:
+        return dx
+    dy = readable(engine, dy, dy)
+    plain = _plain(dy, window, groups)
+    w, target = engine.fitted(w, dy), _target(engine, dx, dy.dtype, plain)
+    if plain:
+        product(engine, _rows(dy), _rows(w), _rows(target))
+    else:
+        told = shape(dx.shape[0], dx.shape[1], w.shape[0], groups, window)
+        engine.device.launch(
+            "conv", "backward_data", grid(points(dx), w.shape[1], groups), BLOCK,
+            [output(engine.device, dy), w, output(engine.device, target), told], dy.dtype,
+        )  # fmt: skip
+    if target is not dx:
+        engine.copy(target, dx)
+    return dx
+
+
+def backward_weights(
+    engine: Engine, x: Array | Parts, dy: Array, window: Window, dw: Array, *, groups: int = 1, add: bool = True
+) -> None:  # fmt: skip
+    """Add the gradient of `forward` by w to dw (K, C / groups, *R), or replace dw by it.
+
+    Parameters
+    ----------
+    x
+        An array, or an own block and halos in arrays of their own.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not go together.
+    """
+    _check(x.shape, dw.shape, dy.shape, window, groups)
+    if not dw.size:
+        return
+    if not dy.size:
+        if not add:
+            dw[...] = 0
+        return
+    x, share = readable(engine, x, x), share_of(engine, x, dw, add)
+    if _plain(x, window, groups):
+        product(engine, _rows(engine.fitted(dy, x)).T, _rows(x), _rows(share))
+    else:
+        _weigh(engine, x, readable(engine, dy, x), window, groups, share)
+    settle(engine, share, dw, add)
+
+
+def chunk_of(positions: int, tiles: int) -> int:
+    """Return how many positions are summed by one block, where the weights make `tiles` blocks."""
+    chunks = max(1, min(BLOCKS // tiles, -(-positions // LEAST)))
+    return -(-positions // (chunks * DEPTH)) * DEPTH
+
+
+def _weigh(
+    engine: Engine, x: Array | Parts, dy: Array, window: Window, groups: int, share: Array
+) -> None:  # fmt: skip
+    size, width = x.shape, prod(share.shape[1:])
+    tiles, positions = grid(share.shape[0] // groups, width, groups), points(dy)
+    chunk = chunk_of(positions, prod(tiles))
+    chunks = -(-positions // chunk)
+    partial = share if chunks == 1 else engine.empty((chunks, share.size), x.dtype)
+    told = shape(size[0], size[1], share.shape[0], groups, window)
+    engine.device.launch(
+        "conv", "backward_weights", (*tiles[:2], groups * chunks), BLOCK,
+        [view(engine.device, x), output(engine.device, dy), told, chunk, partial], x.dtype,
+    )  # fmt: skip
+    if chunks > 1:
+        engine.walk("conv", "fold", share.size, [partial, chunks, share.size, share], x.dtype)
+
+
+def _plain(x: Array | Parts, window: Window, groups: int) -> bool:
+    """Whether a convolution is one matrix product of what is dense in memory."""
+    if isinstance(x, Parts) or groups > 1 or prod(window.kernel) > 1 or any(s > 1 for s in window.stride):
+        return False
+    return not any(window.pad_lo) and not any(window.pad_hi) and is_dense(x)
+
+
+def _rows(x: Array) -> Array:
+    """Return a dense array (N, C, *S) as a matrix of positions and channels, a view."""
+    return innermost(x).reshape(points(x), x.shape[1])
+
+
+def _target(engine: Engine, y: Array, dtype: np.dtype[Any], dense: bool) -> Array:
+    """Return y if a result can be written there, else an array to be copied from."""
+    fits = y.dtype == dtype and (is_dense(y) if dense else runs(y))
+    return y if fits else engine.empty(y.shape, dtype)
+
+
+def _check(x: Ints, w: Ints, y: Ints, window: Window, groups: int) -> None:
+    """Hold shapes to each other: a kernel would read and write wherever they say."""
+    if x[1] % groups or w[0] % groups or tuple(w[1:]) != (x[1] // groups, *window.kernel):
+        raise ValueError(
+            f"w {tuple(w)} is given; x {tuple(x)}, {groups} groups and {window} do not go with it"
+        )
+    needed = (x[0], w[0], *window.outs(x[2:]))
+    if tuple(y) != needed and 0 not in (*x, *y):  # where one is empty nothing is read: any window will do
+        raise ValueError(f"an output {tuple(y)} is given; x {tuple(x)}, w {tuple(w)}, {window} need {needed}")

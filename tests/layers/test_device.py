@@ -1,0 +1,63 @@
+"""Laws 1 and 4 where every array is on a device: kernels run by fibers, messages staged through the host."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from gridnn.comm.transport import Staged
+from gridnn.comm.world import World
+from gridnn.compute.gpu.engine import Engine
+from tests.support import shim
+from tests.support.laws import check, random_schemes, uniform_schemes
+from tests.support.nets import NETS, build
+from tests.support.shim.device import ShimDevice
+
+BATCH = 5
+FLOAT32 = 2e-5
+SOME = ["conv3", "conv-groups", "max-pool", "residual", "inception", "unet", "linear-chain"]
+
+
+def on_device(world: World, order: str = "forward") -> Engine:
+    """Return an engine whose device the world's arrays are on from now on."""
+    if shim.CXX is None:
+        pytest.skip("g++ is not there; with it kernels run on the CPU")
+    engine = Engine(ShimDevice(order))
+    world.memory, world.transport = engine.memory, Staged(world.memory, engine)  # type: ignore[assignment]
+    return engine
+
+
+@pytest.mark.ranks(1)
+@pytest.mark.parametrize("name", NETS)
+def test_one_rank(comm: Any, name: str) -> None:
+    with World(comm) as world:
+        check(world, build(name), uniform_schemes(build(name), "n1"), BATCH, engine=on_device(world))
+
+
+@pytest.mark.ranks(2, 4)
+@pytest.mark.parametrize("name", SOME)
+def test_ranks_that_share_a_device(comm: Any, name: str, sample_seed: int) -> None:
+    network, rng = build(name), random.Random(f"device {sample_seed} {name} {comm.size}")
+    with World(comm) as world:
+        engine = on_device(world, "reverse")
+        for grid in ("n", "k", "h"):
+            check(world, network, uniform_schemes(network, f"{grid}{comm.size}"), BATCH, engine=engine)
+        check(
+            world,
+            network,
+            random_schemes(network, comm.size, BATCH, rng),
+            BATCH,
+            cut_optimizer=True,
+            engine=engine,
+        )
+
+
+@pytest.mark.ranks(3)
+@pytest.mark.parametrize("name", ["residual", "conv3d"])
+def test_float32(comm: Any, name: str) -> None:
+    network = build(name)
+    with World(comm) as world:
+        schemes = uniform_schemes(network, "h3")
+        check(world, network, schemes, BATCH, dtype="float32", tolerance=FLOAT32, engine=on_device(world))
