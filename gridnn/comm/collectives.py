@@ -27,7 +27,7 @@ def all_reduce(world: World, ranks: tuple[int, ...], array: Array, key: Key, how
     if len(ranks) < 2 or array.size == 0:
         return array
     flat = array.reshape(-1)
-    out = np.empty(flat.size, flat.dtype)
+    out = np.empty(flat.size, flat.dtype) if world.transport.elsewhere(array) else np.empty_like(flat)
     world.trail.enter("allreduce", ranks, key)
     with world.clock.phase("allreduce", ((key.layer,), key.direction)):
         (message,) = world.transport.ready([flat])

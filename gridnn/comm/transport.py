@@ -2,10 +2,12 @@
 
     transport   arrays are   a message is                          `ready`                     `landed`
     Host        on the host  the array, packed where it has gaps   nothing to wait for         the message itself
-    Staged      on a device  a copy of it on the host              waits for the device once   copied to the device
+    Staged      on a device  a copy of it on the host              waits for the device        copied to the device
+    Aware       on a device  the array, packed where it has gaps   waits for the device        the message itself
 
 MPI reads what it is given at once and knows nothing of streams, so what a device computes must be done before a message
-is posted: `ready` is the one place of a run where a rank waits for its device to send.
+is posted, and what it still reads must be read before one is received into its place: here, and nowhere else, a rank
+waits for its device on behalf of messages.
 """
 
 from __future__ import annotations
@@ -86,6 +88,14 @@ class Carrier(Protocol):
         """Return whether an array is on the device."""
         ...
 
+    def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+        """Return an array (N, C, *S) on the device."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was started."""
+        ...
+
 
 class Staged(Host):
     """Arrays are on a device, messages on the host: for any MPI, and for ranks that share a device.
@@ -114,3 +124,39 @@ class Staged(Host):
     def elsewhere(self, array: Array) -> bool:
         """Return whether an array is on the device."""
         return self._carrier.holds(array)
+
+
+class Aware(Host):
+    """Arrays are on a device, and so are messages: for an MPI that reads and writes a device's memory.
+
+    Parameters
+    ----------
+    memory
+        Of the host, for what is there: losses, norms.
+    carrier
+        Where arrays come from, and who is waited for.
+    """
+
+    def __init__(self, memory: Memory, carrier: Carrier) -> None:
+        super().__init__(memory)
+        self._carrier = carrier
+
+    def room(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+        """Return an array of the device that nothing reads any more."""
+        buffer = self._carrier.empty(shape, dtype)
+        self._carrier.synchronize()  # a kernel under way may read what was there before
+        return buffer
+
+    def ready(self, parts: Sequence[Array]) -> list[Array]:
+        """Return each part itself where it is contiguous, else a copy beside it; they are computed."""
+        found = [self._beside(p) if self._carrier.holds(p) else self._packed(p) for p in parts]
+        self._carrier.synchronize()
+        return found
+
+    def _beside(self, part: Array) -> Array:
+        message = innermost(part)
+        if message.flags.c_contiguous:
+            return message
+        copy = self._carrier.empty(part.shape, part.dtype)
+        copy[...] = part
+        return innermost(copy)

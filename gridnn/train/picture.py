@@ -28,7 +28,7 @@ def save_pictures(
     model.forward(batch.x, batch.target, valid=batch.valid, train=False)
     need = model.loss.placed.placement.needs[0]
     assert model.output is not None, "a forward pass leaves its output"
-    output = gather(world, Shard(model.output, need))
+    output = gather(world, Shard(model.engine.give(model.output), need))
     world.ledger = job
     if folder is None or len(need.shape) != 4:
         return []

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gridnn.comm.transport import Staged
+from gridnn.comm.transport import Aware, Staged
 from gridnn.comm.world import World
 from gridnn.compute.gpu.engine import Engine
 from tests.support import shim
@@ -20,12 +20,12 @@ FLOAT32 = 2e-5
 SOME = ["conv3", "conv-groups", "max-pool", "residual", "inception", "unet", "linear-chain"]
 
 
-def on_device(world: World, order: str = "forward") -> Engine:
+def on_device(world: World, order: str = "forward", transport: type[Staged | Aware] = Staged) -> Engine:
     """Return an engine whose device the world's arrays are on from now on."""
     if shim.CXX is None:
         pytest.skip("g++ is not there; with it kernels run on the CPU")
     engine = Engine(ShimDevice(order))
-    world.memory, world.transport = engine.memory, Staged(world.memory, engine)  # type: ignore[assignment]
+    world.memory, world.transport = engine.memory, transport(world.memory, engine)
     return engine
 
 
@@ -52,6 +52,22 @@ def test_ranks_that_share_a_device(comm: Any, name: str, sample_seed: int) -> No
             cut_optimizer=True,
             engine=engine,
         )
+
+
+@pytest.mark.ranks(2, 3)
+@pytest.mark.parametrize("name", ["residual", "unet", "linear-chain"])
+def test_messages_of_a_device(comm: Any, name: str, sample_seed: int) -> None:
+    """An MPI that reads a device's memory: the same laws, and no array is copied to the host but what is judged."""
+    network, rng = build(name), random.Random(f"aware {sample_seed} {name} {comm.size}")
+    with World(comm) as world:
+        engine = on_device(world, transport=Aware)
+        for schemes in (
+            uniform_schemes(network, f"h{comm.size}"),
+            uniform_schemes(network, f"c{comm.size}"),
+            random_schemes(network, comm.size, BATCH, rng),
+        ):
+            check(world, network, schemes, BATCH, engine=engine)
+            check(world, network, schemes, BATCH, engine=engine, cut_optimizer=True)
 
 
 @pytest.mark.ranks(3)

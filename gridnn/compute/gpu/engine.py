@@ -112,6 +112,10 @@ class Engine:
             blocks = min(-(-elements // THREADS), BLOCKS)
             self.device.launch(file, kernel, (blocks,), (THREADS,), arguments, dtype)
 
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was started."""
+        self.device.synchronize()
+
     def set_threads(self, threads: int) -> None:
         """Do nothing: a device has its own."""
 

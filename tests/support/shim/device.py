@@ -27,8 +27,7 @@ class DeviceArray(np.ndarray[Any, Any]):
 
     def __array_function__(self, function: Any, types: Any, arguments: Any, words: Any) -> Any:
         _alone(list(_flat((arguments, words))))
-        found = super().__array_function__(function, types, arguments, words)
-        return _on_device(found)
+        return _on_device(function(*_deep(arguments), **_deep(words)))
 
     def __setitem__(self, where: Any, value: Any) -> None:
         _alone([value])
@@ -75,6 +74,9 @@ class ShimDevice:
         self.waits += 1
         return np.array(_plain(array))
 
+    def holds(self, array: Any) -> bool:
+        return isinstance(array, DeviceArray)
+
     def address(self, array: DeviceArray) -> int:
         return int(array.ctypes.data)
 
@@ -120,6 +122,13 @@ def _alone(values: Sequence[Any]) -> None:
     for value in values:
         if isinstance(value, np.ndarray) and not isinstance(value, DeviceArray):
             raise TypeError(f"a host's array {value.shape} meets one of the device")
+
+
+def _deep(value: Any) -> Any:
+    """Return arguments with device arrays as NumPy knows them: what it does within is not looked at."""
+    if isinstance(value, tuple | list):
+        return type(value)(_deep(each) for each in value)
+    return {k: _deep(v) for k, v in value.items()} if isinstance(value, dict) else _plain(value)
 
 
 def _flat(value: Any) -> Iterator[Any]:
