@@ -149,6 +149,10 @@ class Pool(Protocol):
 
     def spread_space(self, engine: Any, dy: Array, x_shape: Shape) -> Array: ...
 
+    def max_space(self, engine: Any, x: Array) -> tuple[Array, Array]: ...
+
+    def max_space_backward(self, engine: Any, dy: Array, local_index: Array, x_shape: Shape) -> Array: ...
+
 
 class Norm(Protocol):
     """Batch norm, cut where statistics are summed over ranks."""

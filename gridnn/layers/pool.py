@@ -12,7 +12,6 @@ from math import prod
 
 from gridnn.comm.mover import Pending
 from gridnn.comm.world import Array
-from gridnn.compute.cpu.reference.pool import max_space, max_space_backward
 from gridnn.compute.cpu.window import Window
 from gridnn.layers.base import Layer
 from gridnn.layers.conv import local_window
@@ -83,9 +82,9 @@ class GlobalMax(Layer):
         """Return the maxima."""
         x = inputs[0].wait()
         self._shape = x.shape
-        y, self._best = max_space(self.engine.give(x))
-        return self.engine.take(y)
+        y, self._best = self.compute.pool.max_space(self.engine, x)
+        return y
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX: the first largest element gets all."""
-        return [self.engine.take(max_space_backward(self.engine.give(dy), self._best, self._shape))]
+        return [self.compute.pool.max_space_backward(self.engine, dy, self._best, self._shape)]

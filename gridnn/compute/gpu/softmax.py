@@ -73,4 +73,5 @@ def gradient(
 
 
 def _positions(x: Array) -> int:
-    return x.shape[0] * prod(x.shape[2:])
+    """Return how many samples and points of space the block has."""
+    return prod((x.shape[0], *x.shape[2:]))

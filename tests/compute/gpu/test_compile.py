@@ -15,12 +15,16 @@ core = pytest.importorskip(
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
 REGISTERS = 128
 """The most a thread may take: two blocks of 256 threads fit a multiprocessor."""
+TYPES = {"conv_tensor": ("float", "unsigned short")}
+"""What `real` may be where it is not float and double: on tensor cores TF32 and bfloat16."""
+TENSOR_CORES = {"sm_80", "sm_90", "sm_100"}
+"""Architectures with these instructions; on others the kernels compile to a trap."""
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", names())
 def test_it_compiles_and_spills_nothing(name: str, architecture: str) -> None:
-    for real in ("float", "double"):
+    for real in TYPES.get(name, ("float", "double")):
         log = io.StringIO()
         options = core.ProgramOptions(
             arch=architecture, std="c++17", define_macro=[("REAL", real)], ptxas_options=["-v"]
@@ -35,3 +39,31 @@ def test_it_compiles_and_spills_nothing(name: str, architecture: str) -> None:
                 f"{kernel.name} of {real}: {found[1]}"
             )
             assert int(found[2]) <= REGISTERS, f"{kernel.name} of {real} takes {found[2]} registers"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("real", "kind"), [("float", "tf32"), ("unsigned short", "bf16")])
+def test_products_are_made_by_tensor_cores(architecture: str, real: str, kind: str) -> None:
+    """And what is multiplied is copied to shared memory asynchronously; elsewhere there is neither."""
+    text = _ptx(read_source("conv_tensor"), architecture, real)
+    there = architecture in TENSOR_CORES
+    # Three kernels, 16 products each in two steps of what shared memory holds.
+    shape = "m16n8k8" if kind == "tf32" else "m16n8k16"
+    found = text.count(f"mma.sync.aligned.{shape}.row.col.f32.{kind}.{kind}.f32")
+    assert found == (3 * 2 * 16 if there else 0)
+    assert ("cp.async.cg.shared.global" in text) == there
+    assert ("trap;" in text) == (not there)
+
+
+def _ptx(source: str, architecture: str, real: str) -> str:
+    """Return the assembly of a source; `Program` asks for a driver before it gives any."""
+    nvrtc = pytest.importorskip("cuda.bindings.nvrtc")
+    words = [f"-arch={architecture.replace('sm', 'compute')}", "-std=c++17", f"-DREAL={real}"]
+    _, program = nvrtc.nvrtcCreateProgram(source.encode(), b"conv_tensor.cu", 0, [], [])
+    (said,) = nvrtc.nvrtcCompileProgram(program, len(words), [word.encode() for word in words])
+    assert said == nvrtc.nvrtcResult.NVRTC_SUCCESS
+    _, size = nvrtc.nvrtcGetPTXSize(program)
+    made: bytes = b" " * size
+    nvrtc.nvrtcGetPTX(program, made)
+    nvrtc.nvrtcDestroyProgram(program)
+    return made.decode()

@@ -11,21 +11,16 @@ import pytest
 
 from gridnn.compute.cpu.reference import conv as reference
 from gridnn.compute.cpu.window import Window
+from gridnn.compute.gpu import view as structures
+from gridnn.compute.gpu.view import BLOCK, Parts, grid
 from tests.compute.gpu.conftest import Launch, near
 from tests.support import shim
+from tests.support.shim.device import ShimDevice
 
 Arrays = np.ndarray[Any, Any]
 Ints = tuple[int, ...]
-REGION = np.dtype([("base", np.uint64), ("stride", np.int64, 4)], align=True)
-VIEW = np.dtype(
-    [("region", REGION, 27), *((name, np.int32, 3) for name in ("own_lo", "own_hi", "extent"))], align=True
-)
-OUTPUT = np.dtype([("base", np.uint64), ("stride", np.int64, 4), ("extent", np.int32, 3)], align=True)
-SHAPE = np.dtype(
-    [(name, np.int32) for name in ("batch", "channels", "outputs", "groups")]
-    + [(name, np.int32, 3) for name in ("kernel", "stride", "dilation", "pad")] + [("rectify", np.int32)],
-    align=True,
-)  # fmt: skip
+DEVICE = ShimDevice()
+"""Where arrays of the host have their own addresses."""
 
 
 class Case(NamedTuple):
@@ -61,50 +56,29 @@ def inner(array: Arrays) -> Arrays:
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
 
 
-def strides(array: Arrays) -> list[int]:
-    """In elements, of N D H W; those of dims that are not there are 0."""
-    n, _, *space = (s // array.itemsize for s in array.strides)
-    return [n, *[0] * (3 - len(space)), *space]
+def split(x: Arrays, own: tuple[tuple[int, int], ...]) -> Parts:
+    """Return x with its own part and each halo in arrays of their own."""
+    pieces = dict[Ints, Arrays]()
+    for side in product((-1, 0, 1), repeat=len(own)):
+        ends = [
+            ((0, lo), (lo, hi), (hi, n))[s + 1] for s, (lo, hi), n in zip(side, own, x.shape[2:], strict=True)
+        ]
+        pieces[side] = inner(x[(slice(None), slice(None), *(slice(*e) for e in ends))])
+    return Parts(pieces.pop((0,) * len(own)), {side: p for side, p in pieces.items() if p.size})
 
 
-def three(values: Ints, fill: int = 1) -> Ints:
-    return (*(fill,) * (3 - len(values)), *values)
-
-
-def view(x: Arrays, own: tuple[tuple[int, int], ...]) -> tuple[Arrays, list[Arrays]]:
+def view(x: Arrays, own: tuple[tuple[int, int], ...]) -> tuple[Arrays, Parts]:
     """Return a view of x whose own part and halos lie in arrays of their own, and those arrays."""
-    found, kept = np.zeros(1, VIEW), list[Arrays]()
-    space = x.shape[2:]
-    found["extent"], found["own_lo"] = three(space), three(tuple(lo for lo, _ in own), 0)
-    found["own_hi"] = three(tuple(hi for _, hi in own))
-    parts = [[(0, lo), (lo, hi), (hi, n)] for (lo, hi), n in zip(own, space, strict=True)]
-    for which in product(range(3), repeat=len(space)):
-        ends = [part[i] for part, i in zip(parts, which, strict=True)]
-        if any(lo == hi for lo, hi in ends):
-            continue
-        piece = inner(x[(slice(None), slice(None), *(slice(*e) for e in ends))])
-        number = sum(i * 3**power for power, i in enumerate(reversed(three(which))))
-        region = found["region"][0, number]
-        region["stride"] = strides(piece)
-        before = sum(lo * s for (lo, _), s in zip(ends, strides(piece)[4 - len(space) :], strict=True))
-        region["base"] = np.uint64((piece.ctypes.data - before * piece.itemsize) % (1 << 64))
-        kept.append(piece)
-    return found, kept
+    parts = split(x, own)
+    return structures.view(DEVICE, parts), parts
 
 
 def output(y: Arrays) -> Arrays:
-    found = np.zeros(1, OUTPUT)
-    found["base"], found["stride"], found["extent"] = y.ctypes.data, strides(y), three(y.shape[2:])
-    return found
+    return structures.output(DEVICE, y)
 
 
 def shape(case: Case, window: Window, rectify: bool = False) -> Arrays:
-    found = np.zeros(1, SHAPE)
-    found["batch"], found["channels"], *_ = case.x
-    found["outputs"], found["groups"], found["rectify"] = case.outputs, case.groups, rectify
-    found["kernel"], found["stride"] = three(window.kernel), three(window.stride)
-    found["dilation"], found["pad"] = three(window.dilation), three(window.pad_lo, 0)
-    return found
+    return structures.shape(case.x[0], case.x[1], case.outputs, case.groups, window, rectify)
 
 
 def drawn(case: Case, dtype: Any) -> tuple[Arrays, Arrays, Arrays, Arrays]:
@@ -121,16 +95,12 @@ def close(dtype: Any) -> tuple[float, float]:
     return (1e-11, 1e-11) if dtype == np.float64 else (2e-4, 2e-4)
 
 
-def grid(rows: int, columns: int, groups: int) -> Ints:
-    return -(-rows // 64), -(-columns // 64), groups
-
-
 def forward(kernels: shim.Module, case: Case, dtype: Any, rectify: bool, bias: Arrays | None) -> Arrays:
     x, _, memory, dy = drawn(case, dtype)
     y, (seen, _kept) = inner(np.full(dy.shape, np.nan, dtype)), view(x, case.own)
     rows = case.x[0] * prod(dy.shape[2:])
     kernels.launch(
-        "forward", grid(rows, case.outputs // case.groups, case.groups), (16, 16),
+        "forward", grid(rows, case.outputs // case.groups, case.groups), BLOCK,
         [seen, memory, bias, output(y), shape(case, case.window, rectify)],
     )  # fmt: skip
     return y
@@ -160,7 +130,7 @@ def test_a_strip_of_outputs(module: Launch, case: Case) -> None:
     strip = y[:, :, begin:]
     moved = window._replace(pad_lo=(window.pad_lo[0] - begin * window.stride[0], *window.pad_lo[1:]))
     module("conv").launch(
-        "forward", grid(case.x[0] * prod(strip.shape[2:]), case.outputs // case.groups, case.groups), (16, 16),
+        "forward", grid(case.x[0] * prod(strip.shape[2:]), case.outputs // case.groups, case.groups), BLOCK,
         [seen, memory, None, output(strip), shape(case, moved)],
     )  # fmt: skip
     wanted = reference.forward(x, w, **window.keywords, groups=case.groups)
@@ -174,7 +144,7 @@ def test_backward_data(module: Launch, dtype: Any, case: Case) -> None:
     x, w, memory, dy = drawn(case, dtype)
     dx = inner(np.full(x.shape, np.nan, dtype))
     module("conv", dtype).launch(
-        "backward_data", grid(case.x[0] * prod(case.x[2:]), case.x[1] // case.groups, case.groups), (16, 16),
+        "backward_data", grid(case.x[0] * prod(case.x[2:]), case.x[1] // case.groups, case.groups), BLOCK,
         [output(dy), memory, output(dx), shape(case, case.window)],
     )  # fmt: skip
     wanted = reference.backward_data(dy, w, x.shape, **case.window.keywords, groups=case.groups)
@@ -191,7 +161,7 @@ def test_backward_weights(module: Launch, dtype: Any, case: Case, chunk: int) ->
     partial, dw = np.full((chunks, *memory.shape), np.nan, dtype), np.full(memory.shape, np.nan, dtype)
     kernels = module("conv", dtype)
     kernels.launch(
-        "backward_weights", grid(case.outputs // case.groups, width, case.groups * chunks), (16, 16),
+        "backward_weights", grid(case.outputs // case.groups, width, case.groups * chunks), BLOCK,
         [seen, output(dy), shape(case, case.window), chunk, partial],
     )  # fmt: skip
     kernels.launch("fold", (2,), (64,), [partial, chunks, dw.size, dw])

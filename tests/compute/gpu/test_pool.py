@@ -9,13 +9,10 @@ import pytest
 
 from gridnn.compute.cpu.reference import pool as reference
 from gridnn.compute.cpu.window import Window
+from gridnn.compute.gpu.pool import described
 from tests.compute.gpu.conftest import Launch, near
 
 Arrays = np.ndarray[Any, Any]
-STRUCT = np.dtype(
-    [(name, np.int32, 3) for name in ("kernel", "stride", "dilation", "pad", "in", "out")]
-    + [("channels", np.int32)]
-)
 # extents of space, and the window.
 CASES = [
     ((7,), Window((3,), (2,), (1,), (1,), (0,))),
@@ -26,22 +23,6 @@ CASES = [
 ]
 SPACES = pytest.mark.parametrize(("space", "window"), CASES)
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-
-
-def three(values: tuple[int, ...], fill: int) -> tuple[int, ...]:
-    return (*(fill for _ in range(3 - len(values))), *values)
-
-
-def described(window: Window, space: tuple[int, ...], channels: int) -> Arrays:
-    outs = window.outs(space)
-    found = np.zeros(1, STRUCT)
-    for name, values, fill in (
-        ("kernel", window.kernel, 1), ("stride", window.stride, 1), ("dilation", window.dilation, 1),
-        ("pad", window.pad_lo, 0), ("in", space, 1), ("out", outs, 1),
-    ):  # fmt: skip
-        found[name] = three(values, fill)
-    found["channels"] = channels
-    return found
 
 
 def inner(array: Arrays) -> Arrays:
@@ -58,7 +39,7 @@ def blank(shape: tuple[int, ...], dtype: Any) -> Arrays:
 def test_maximum(module: Launch, dtype: Any, space: tuple[int, ...], window: Window) -> None:
     rng = np.random.default_rng(1)
     x = inner(rng.integers(-4, 5, (2, 3, *space)).astype(dtype))  # with equals
-    shape, kernels, w = (2, 3, *window.outs(space)), module("pool", dtype), described(window, space, 3)
+    shape, kernels, w = (2, 3, *window.outs(space)), module("pool", dtype), described(window, x.shape)
     wanted, won = reference.max_forward(x, kernel=window.kernel, **window.keywords)
     y, saved = blank(shape, dtype), blank(shape, np.uint8)
     kernels.launch("max_forward", (2,), (32,), [x, y, saved, y.size, w])
@@ -79,7 +60,7 @@ def test_maximum(module: Launch, dtype: Any, space: tuple[int, ...], window: Win
 def test_average(module: Launch, dtype: Any, space: tuple[int, ...], window: Window, count_pad: bool) -> None:
     rng = np.random.default_rng(2)
     x, shape = inner(rng.standard_normal((2, 3, *space)).astype(dtype)), (2, 3, *window.outs(space))
-    kernels, w = module("pool", dtype), described(window, space, 3)
+    kernels, w = module("pool", dtype), described(window, x.shape)
     close = (1e-12 if dtype == np.float64 else 1e-5, 1e-6)
     y, dy, dx = blank(shape, dtype), inner(rng.standard_normal(shape).astype(dtype)), blank(x.shape, dtype)
     kernels.launch("average_forward", (2,), (32,), [x, y, y.size, w, count_pad])

@@ -37,6 +37,14 @@ constexpr unsigned WARP = 32;
 enum class State : uint8_t { READY, AT_WARP, AT_BLOCK, ENDED };
 enum class Op : uint8_t { NONE, SHUFFLE, BALLOT };
 
+// A copy into shared memory that a thread has started.
+struct Copy {
+    void* to;
+    const void* from;
+    size_t bytes, zeros;  // of `bytes`, the last ones
+    unsigned batch;
+};
+
 struct Thread {
     uint3 index{};
     State state = State::READY;
@@ -45,6 +53,8 @@ struct Thread {
     unsigned mask = 0, source = 0;
     uint64_t given = 0, got = 0;
     Fiber* fiber = nullptr;
+    unsigned batch = 0;  // of the copies that are started now
+    std::vector<Copy> copies;
 };
 
 static dim3 grid_dim, block_dim;
@@ -91,6 +101,27 @@ static uint64_t wait_for_warp(Op op, unsigned mask, uint64_t given, unsigned sou
     now->source = source;
     suspend(now->fiber);
     return now->got;
+}
+
+// Copies are made when they are waited for, no sooner: without the wait what they bring is not there.
+static void start_copy(void* to, const void* from, size_t bytes, size_t zeros, int line) {
+    const auto wrong = (reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes;
+    if (wrong || (bytes != 4 && bytes != 8 && bytes != 16) || zeros > bytes)
+        return say("line %d: a copy of %zu bytes, %zu of them zero, from %p to %p", line, bytes, zeros, from, to);
+    now->copies.push_back({to, from, bytes, zeros, now->batch});
+}
+
+static void wait_for_copies(unsigned but_the_last) {
+    std::vector<Copy> left;
+    for (const Copy& copy : now->copies) {
+        if (copy.batch + but_the_last >= now->batch) {
+            left.push_back(copy);
+            continue;
+        }
+        if (copy.zeros < copy.bytes) memcpy(copy.to, copy.from, copy.bytes - copy.zeros);
+        memset(static_cast<char*>(copy.to) + copy.bytes - copy.zeros, 0, copy.zeros);
+    }
+    now->copies.swap(left);
 }
 
 // Let the lanes of one mask go on if all of them are there.

@@ -1,7 +1,8 @@
 // The words of CUDA C++ that kernels of gridnn use, for a CPU: put before a .cu file, g++ compiles it.
 //
 // What is there is what kernels need; what is not there does not compile, and is to be added with a test.
-// Not modelled: weak order of memory between blocks, blocks that wait for each other, inline PTX.
+// Not modelled: weak order of memory between blocks, blocks that wait for each other, inline PTX (which is to have a
+// twin in C++ where __CUDA_ARCH__ is not defined; copies into shared memory have CUDA's own names here).
 #pragma once
 
 #include <dlfcn.h>
@@ -41,6 +42,9 @@
     static_cast<unsigned>(shim::wait_for_warp(shim::Op::BALLOT, mask, (vote) ? 1 : 0, 0, __LINE__))
 #define __any_sync(mask, vote) (__ballot_sync(mask, vote) != 0)
 #define __all_sync(mask, vote) (__ballot_sync(mask, !(vote)) == 0)
+#define __pipeline_memcpy_async(to, from, bytes, ...) shim::copy_later(__LINE__, to, from, bytes, ##__VA_ARGS__)
+#define __pipeline_commit() (++shim::now->batch)
+#define __pipeline_wait_prior(but_the_last) shim::wait_for_copies(but_the_last)
 #define threadIdx_lane() shim::lane_of(shim::now)
 
 using std::max;
@@ -61,6 +65,12 @@ static float __int_as_float(unsigned bits) {
     memcpy(&found, &bits, sizeof found);
     return found;
 }
+static float __uint_as_float(unsigned bits) { return __int_as_float(bits); }
+static unsigned __float_as_uint(float x) {
+    unsigned found;
+    memcpy(&found, &x, sizeof found);
+    return found;
+}
 static float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static double rsqrt(double x) { return 1.0 / sqrt(x); }
 static unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
@@ -71,6 +81,10 @@ static unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(
 namespace shim {
 
 static void sync_warp(int line, unsigned mask = ~0u) { wait_for_warp(Op::NONE, mask, 0, 0, line); }
+
+static void copy_later(int line, void* to, const void* from, size_t bytes, size_t zeros = 0) {
+    start_copy(to, from, bytes, zeros, line);
+}
 
 template <class T>
 static T shuffle(unsigned mask, T value, unsigned lane, int line) {

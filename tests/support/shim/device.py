@@ -20,6 +20,8 @@ class DeviceArray(np.ndarray[Any, Any]):
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **words: Any) -> Any:
         _alone((*inputs, *(out or ())))
+        if getattr(np, ufunc.__name__, None) is not ufunc:
+            raise TypeError(f"{ufunc.__name__} is no function of NumPy's: a device does not know it")
         if out is not None:
             words["out"] = tuple(_plain(o) for o in out)
         found = getattr(ufunc, method)(*map(_plain, inputs), **words)
