@@ -6,6 +6,7 @@
 | analyze                       | `gridnn.commands.analyze`     | the same                      |
 | checkpoint                    | `gridnn.commands.checkpoint`  | the same                      |
 | launch                        | `gridnn.commands.launch`      | mpiexec, which it starts      |
+| doctor                        | `gridnn.commands.doctor`      | nothing: it says what is here |
 | train calibrate               | `gridnn.train`                | MPI: all ranks run the word   |
 """
 
@@ -27,6 +28,7 @@ COMMANDS = {
     "diff": "what differs between two plans",
     "analyze": "which grid, what it costs, how far it scales, was it right: tables, pictures, a page",
     "checkpoint": "what a checkpoint holds, whether it is whole, its weights for others",
+    "doctor": "what a run would find and use here, and what is wrong",
     "calibrate": "measure this machine",
     "train": "train a network by a plan",
     "launch": "train on some ranks, start again on those that are left when one is lost",
@@ -44,6 +46,7 @@ _EPILOG = "\n".join(
         "  gridnn analyze scaling alexnet --batch 2048 --procs 8-4096",
         '  mpiexec -n 4 gridnn train --plan "n2 k2"',
         "  gridnn launch -n 4 job.toml --run-dir runs/job",
+        "  mpiexec -n 4 gridnn doctor",
         "  gridnn plan --help                        everything a command can do",
     ]
 )
@@ -63,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command in UNDER_MPI:
         return int(import_module(UNDER_MPI[command]).main(words[1:]))
     try:
-        code = import_module(f"gridnn.commands.{command}").main(words[1:], _say)
+        door = (os.environ,) if command == "doctor" else ()  # where launchers and libraries have their say
+        code = import_module(f"gridnn.commands.{command}").main(words[1:], _say, *door)
         sys.stdout.flush()
     except GridnnError as error:
         sys.stdout.flush()

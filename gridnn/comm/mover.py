@@ -19,6 +19,7 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike
 
 from gridnn.comm.clock import Where
+from gridnn.comm.transport import Load
 from gridnn.comm.world import Array, World
 from gridnn.compute.cpu.memory import innermost, shaped
 from gridnn.geometry.exchange import Exchange, Piece
@@ -34,8 +35,10 @@ class Route:
         self.group = exchange.group(rank)
         self.source: Box = exchange.source.box(rank)
         self.target: Box = exchange.target.box(rank)
-        self.sends: list[Piece] = exchange.sends(rank)
-        self.receives: list[Piece] = exchange.receives(rank)
+        receives = exchange.receives(rank)
+        self.departures: list[Piece] = [piece for piece in exchange.sends(rank) if piece[0] != rank]
+        self.arrivals: list[Piece] = sorted((p for p in receives if p[0] != rank), key=lambda piece: piece[1])
+        self.mine: Box | None = next((box for peer, box in receives if peer == rank), None)
         self.adds = not exchange.source.at_rest
         self.same = self.source == self.target
         self.stays = self.same and self.kind == "none"  # nothing to do
@@ -44,9 +47,13 @@ class Route:
         self.around = (
             bool(self.group) and overlap(self.source, self.target) == self.source and volume(self.source) > 0
         )
-        if self.kind in ("allgather", "reduce_scatter"):  # every member has a place, if an empty one
+        self.collective = bool(self.group) and self.kind in ("allgather", "reduce_scatter")
+        if self.collective:  # every member has a place, if an empty one; the own piece is moved as all others
             self.sources = [exchange.source.box(r) for r in self.group]
             self.targets = [exchange.target.box(r) for r in self.group]
+            self.mine = None
+        # Arrivals added before the own piece: sums are in the order of boxes, the same on every run.
+        self.before = sum(box <= self.mine for _, box in self.arrivals) if self.mine else 0
 
 
 class Pending:
@@ -65,9 +72,9 @@ class Pending:
     ) -> None:
         self.world, self.path, self.own, self.dtype, self.margin = world, path, own, dtype, margin
         self.where = where
+        transport = world.transport
+        self.load = Load(transport, path, dtype) if path.collective else transport.load(path, own, dtype)
         self.requests: list[MPI.Request] = []
-        self.arrived: list[tuple[Box, Array]] = []
-        self.kept: list[Array] = []
         self.result: Array | None = None
 
     @classmethod
@@ -91,38 +98,34 @@ class Pending:
                     MPI.Request.Waitall(self.requests)
             with self.world.clock.phase("compute" if kind == "none" else kind, self.where):
                 self.result = self._unpack()
-            self.requests, self.arrived, self.kept = [], [], []
+            self.requests = []
+            self.load.done()
         return self.result
 
     def _unpack(self) -> Array:
-        path, shape = self.path, extents_of(self.path.target)
-        parts = arrived = [(box, self.world.transport.landed(message)) for box, message in self.arrived]
-        if not path.group or path.kind not in ("allgather", "reduce_scatter"):
-            # The own piece stands at its place among the peers, so that sums have one order on every run.
-            mine = [
-                (box, self.own[local_slices(box, path.source)])
-                for peer, box in path.receives
-                if peer == self.world.rank
-            ]
-            parts = sorted([*parts, *mine], key=lambda part: part[0])
-        if len(parts) == 1 and parts[0][0] == path.target:
-            return parts[0][1]
+        path, load, mine = self.path, self.load, self.path.mine
+        arrived = [box for box, _ in load.arrived]
+        if mine is None and arrived == [path.target]:
+            return load.only()
+        if mine == path.target and not arrived:
+            return self.own[local_slices(mine, path.source)]
         if self.margin is not None:
-            for box, array in arrived:
-                self.margin[local_slices(box, path.target)] = array
+            load.put(self.margin)
             return self.margin
         if path.kind == "halo" and path.adds and path.within:
             own = self.own[local_slices(path.target, path.source)]
-            for box, array in sorted(arrived, key=lambda part: part[0]):
-                own[local_slices(box, path.target)] += array
+            load.add(own)
             return own
-        out: Array = self.world.memory.zeros(shape, self.dtype)
-        for box, array in parts:
-            where = local_slices(box, path.target)
-            if path.adds:
-                out[where] += array
-            else:
-                out[where] = array
+        out: Array = self.world.memory.zeros(extents_of(path.target), self.dtype)
+        if not path.adds:
+            load.put(out)
+            if mine is not None:
+                out[local_slices(mine, path.target)] = self.own[local_slices(mine, path.source)]
+            return out
+        load.add(out, 0, path.before)
+        if mine is not None:
+            out[local_slices(mine, path.target)] += self.own[local_slices(mine, path.source)]
+        load.add(out, path.before)
         return out
 
 
@@ -155,18 +158,12 @@ def start(
 
 
 def _point_to_point(world: World, pending: Pending, key: Key) -> None:
-    path, received = pending.path, 0
-    for peer, box in path.receives:
-        if peer != world.rank:
-            buffer = world.transport.room(extents_of(box), pending.dtype)
-            pending.arrived.append((box, buffer))
-            pending.requests.append(world.comm.Irecv(innermost(buffer), peer))
-            received += buffer.nbytes
-    world.ledger.add(key, len(pending.requests), received)
-    sends = [(peer, box) for peer, box in path.sends if peer != world.rank]
-    pending.kept = world.transport.ready([pending.own[local_slices(box, path.source)] for _, box in sends])
-    for (peer, _), message in zip(sends, pending.kept, strict=True):
-        pending.requests.append(world.comm.Isend(message, peer))
+    path, load, comm = pending.path, pending.load, world.comm
+    rooms = load.rooms()
+    pending.requests += [comm.Irecv(innermost(r), p) for (p, _), r in zip(path.arrivals, rooms, strict=True)]
+    world.ledger.add(key, len(rooms), sum(room.nbytes for room in rooms))
+    messages = load.messages(pending.own)
+    pending.requests += [comm.Isend(m, p) for (p, _), m in zip(path.departures, messages, strict=True)]
 
 
 def _gather(world: World, pending: Pending, key: Key) -> None:
@@ -175,11 +172,11 @@ def _gather(world: World, pending: Pending, key: Key) -> None:
     buffer = world.transport.room((sum(counts),), pending.dtype)
     pending.requests.append(world.group(path.group).Iallgatherv(own, [buffer, counts]))
     world.ledger.add(key, 1, buffer.nbytes - own.nbytes)
-    pending.kept.append(own)
+    pending.load.sent.append(own)
     starts = np.cumsum([0, *counts])
     for box, first, count in zip(path.sources, starts, counts, strict=False):
         if count:
-            pending.arrived.append((box, shaped(buffer[first : first + count], extents_of(box))))
+            pending.load.arrived.append((box, shaped(buffer[first : first + count], extents_of(box))))
 
 
 def _scatter(world: World, pending: Pending, key: Key) -> None:
@@ -194,5 +191,5 @@ def _scatter(world: World, pending: Pending, key: Key) -> None:
     buffer = world.transport.room(extents_of(path.target), pending.dtype)
     pending.requests.append(world.group(path.group).Ireduce_scatter(message, innermost(buffer), counts))
     world.ledger.add(key, 1, (len(path.group) - 1) * buffer.nbytes)
-    pending.kept.append(message)
-    pending.arrived.append((path.target, buffer))
+    pending.load.sent.append(message)
+    pending.load.arrived.append((path.target, buffer))

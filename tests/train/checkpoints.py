@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gridnn.compute.cpu.engine import Engine
 from gridnn.geometry.grid import Scheme
 from gridnn.geometry.interval import volume
 from gridnn.layers.arena import Arena
@@ -118,7 +119,7 @@ def ranks_of(
     for rank in range(procs):
         world: Any = SimpleNamespace(rank=rank, size=procs)
         arenas.append(Arena(world, placed, config.dtype, config.bucket_bytes, config.cut_optimizer))
-        engine: Any = None
+        engine = Engine(None)
         layers.append([BatchNormalisation(world, p, config.dtype, {}, engine) for p in norms(placed)])
     plan = Plan(network.name, network.digest, procs, BATCH, given, "test").dumps()
     return Ranks(contents, arenas, layers, [Optimizer(config) for _ in range(procs)], plan)

@@ -31,18 +31,18 @@ class Device(NamedTuple):
 
     Parameters
     ----------
-    index : int
+    number : int
         As CuPy numbers it in this process.
     name : str
     identity : str
-        The same in all processes of a host, different for two devices: its UUID in hexadecimal (slices of a device
-        have one each), else its address on the bus.
+        The same in all processes of a host, different for two devices: its address on the bus and its UUID, of which
+        slices of one device have one each.
     memory_bytes : int
     capability : str
         Compute capability, such as "9.0".
     """
 
-    index: int
+    number: int
     name: str
     identity: str
     memory_bytes: int
@@ -102,15 +102,13 @@ def find_devices(load: Load = import_module) -> Found:
             cupy = load("cupy")
             runtime, nccl = cupy.cuda.runtime, _nccl(load)
     except ImportError as error:
-        return Found(
-            missing=f"CuPy cannot be imported ({_line(error)}); pip install cupy-cuda13x, or -cuda12x"
-        )
+        return Found(missing=f'CuPy cannot be imported ({_line(error)}); pip install "gridnn[gpu]"')
     except Exception as error:  # a driver and a library that do not go together can fail in any way
         return Found(missing=f"CuPy fails while it is imported ({_line(error)})")
     found = Found(cupy=str(cupy.__version__), nccl=nccl)
     try:
         found = found._replace(driver=runtime.driverGetVersion(), runtime=runtime.runtimeGetVersion())
-        devices = tuple(_device(runtime, index) for index in range(runtime.getDeviceCount()))
+        devices = tuple(_device(runtime, number) for number in range(runtime.getDeviceCount()))
     except Exception as error:  # CuPy's own classes, which cannot be named without it
         return found._replace(missing=f"CuPy finds no GPU that it can use ({_line(error)})")
     return found._replace(devices=devices, missing="" if devices else "CuPy sees no GPU")
@@ -130,13 +128,14 @@ def bind(index: int, load: Load = import_module) -> tuple[int, int]:
     return int(free), int(total)
 
 
-def _device(runtime: Any, index: int) -> Device:
-    told = runtime.getDeviceProperties(index)
-    name, uuid = told["name"], told.get("uuid")
+def _device(runtime: Any, number: int) -> Device:
+    told = runtime.getDeviceProperties(number)
+    name = told["name"]
     return Device(
-        index=index,
+        number=number,
         name=name.decode(errors="replace") if isinstance(name, bytes) else str(name),
-        identity=bytes(uuid).hex() if uuid else str(runtime.deviceGetPCIBusId(index)),
+        # Both: CuPy may hand over a UUID that ends at its first zero byte.
+        identity=f"{runtime.deviceGetPCIBusId(number)} {bytes(told.get('uuid') or b'').hex()}".strip(),
         memory_bytes=int(told["totalGlobalMem"]),
         capability=f"{told['major']}.{told['minor']}",
     )

@@ -1,0 +1,276 @@
+"""What the ranks of a run would find: a program of its own, started by every rank of ``gridnn doctor``.
+
+    gridnn doctor (rank r)  --request-->  python -m gridnn.comm.probe N   takes its device, starts MPI, asks, measures
+        no MPI in it        <--lines----  on descriptor N: stages, then a report or an error
+
+So a library that dies while it starts, or that waits for ever, takes this process with it and not the one that has to
+say so.  Every rank gets the whole report.  The end of standard input ends the probe: it never outlives who asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gridnn import __version__
+from gridnn.comm.cuda_aware import KINDS_KEY, Means, Support, choose_transport, detect, mapped
+from gridnn.compute.gpu.found import Found, bind, device_of, find_devices, local_rank
+from gridnn.errors import GridnnError
+
+if TYPE_CHECKING:
+    from gridnn.comm.world import World
+
+Facts = dict[str, Any]
+Taken = tuple[int | None, int, str]
+_NONE: Taken = (None, 0, "")
+STARTING, ASKING, MEASURING = "MPI started", "ranks were asked", "messages between neighbours were measured"
+"""Stages, in the words of "it stopped while ..."."""
+_SHORT, _SIZES = 8, (4 << 10, 64 << 10, 1 << 20, 8 << 20)
+_END = np.zeros(2, np.int64)
+# A size is measured for about so long, and not begun where one round trip would take longer than half of it.
+_SIZE_S, _TRIPS = 0.2, 50
+_ABORTED = 1
+
+
+def main() -> int:
+    """Answer the request on standard input; returns the exit code."""
+    out = int(sys.argv[1])
+    request = json.loads(_first_line())
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    tell = partial(_tell, out)
+    environment, gpu = request["environment"], Found(missing="nobody looked: device cpu")
+    if request["device"] != "cpu":
+        gpu = find_devices()
+    taken = _take(gpu, local_rank(environment))  # before MPI starts and settles on another
+    tell({"stage": STARTING})
+    try:
+        from gridnn.comm.world import World, check_singletons, world_comm
+
+        comm = world_comm()
+        check_singletons(environment, comm.size)
+    except GridnnError as error:  # no MPI, or as many MPIs as processes: each stands alone
+        tell({"error": str(error), "rank": 0, "facts": _host_facts() | _gpu_facts(gpu, taken)})
+        return 0
+    from gridnn.comm import agree
+
+    try:
+        with World(comm) as world:
+            tell({"stage": ASKING})
+            on_host = _rank_on_host(world)
+            if taken == _NONE:  # no launcher said which rank of the host this is
+                taken = _take(gpu, on_host)
+            mine = _host_facts() | _gpu_facts(gpu, taken) | _mpi_facts(world, environment)
+            ranks = world.comm.allgather(mine)
+            tell({"stage": MEASURING})
+            links = measure_neighbours(world)
+            tell({"report": {"ranks": ranks, "links": links, "use": _use(request, ranks)}, "rank": comm.rank})
+            world.comm.Barrier()  # a rank that leaves early is taken for one that failed
+    except BaseException:
+        words = f"rank {comm.rank} failed in the probe:\n{traceback.format_exc()}"
+        if agree.speaks_for_all(comm):
+            tell({"error": words, "rank": comm.rank, "facts": None})
+        agree.abort(_ABORTED)
+    return 0
+
+
+def measure_neighbours(world: World) -> list[Facts]:
+    """Return latency and bandwidth between each rank and the next, the same on all ranks.  Collective.
+
+    Pairs of ranks are measured all at once, first those that begin with an even rank.  The latency is half the
+    shortest of some round trips of 8 bytes, the bandwidth the best of some sizes, one way at a time.
+    """
+    mine: list[tuple[int, float, float]] = []
+    for parity in (0, 1):
+        world.comm.Barrier()
+        if world.rank % 2 == parity and world.rank + 1 < world.size:
+            mine.append((world.rank, *_ask_neighbour(world, world.rank + 1)))
+        elif world.rank % 2 != parity and world.rank > 0:
+            _answer_neighbour(world, world.rank - 1)
+    told = [link for links in world.comm.allgather(mine) for link in links]
+    return [
+        {"ranks": [lower, lower + 1], "latency_s": latency_s, "bytes_per_s": rate}
+        for lower, latency_s, rate in sorted(told)
+    ]
+
+
+def _ask_neighbour(world: World, peer: int) -> tuple[float, float]:
+    """Return seconds of a short message and bytes a second of long ones, to a rank that answers."""
+    half_s = _half_trip_s(world, peer, _SHORT, 2)  # the first of all connects
+    half_s = latency_s = _half_trip_s(world, peer, _SHORT, _trips(half_s))
+    best, last = 0.0, _SHORT
+    for nbytes in _SIZES:
+        expected_s = half_s * nbytes / last  # too much where the latency was most of it
+        if half_s > 2 * latency_s and 2 * expected_s > _SIZE_S / 2:
+            break
+        half_s, last = _half_trip_s(world, peer, nbytes, _trips(expected_s)), nbytes
+        best = max(best, nbytes / half_s)
+    world.comm.Send(_END, peer)
+    return latency_s, best
+
+
+def _trips(half_s: float) -> int:
+    """Return how many round trips there is time for."""
+    return max(2, min(_TRIPS, int(_SIZE_S / (2 * half_s))))
+
+
+def _half_trip_s(world: World, peer: int, nbytes: int, trips: int) -> float:
+    """Announce some round trips, make them, and return half of the shortest."""
+    from gridnn.comm.align import compare
+
+    world.comm.Send(np.array([nbytes, trips], np.int64), peer)
+    out, back = np.zeros(nbytes, np.uint8), np.zeros(nbytes, np.uint8)
+
+    def trip() -> float:
+        world.comm.Send(out, peer)
+        world.comm.Recv(back, peer)
+        return 0.0  # nobody's clock is read: only how long it took counts
+
+    return compare(time.perf_counter, trip, trips).uncertainty_s
+
+
+def _answer_neighbour(world: World, peer: int) -> None:
+    """Send back what comes until nothing more is announced."""
+    announced = np.zeros(2, np.int64)
+    while True:
+        world.comm.Recv(announced, peer)
+        nbytes, trips = (int(number) for number in announced)
+        if not trips:
+            return
+        array = np.zeros(nbytes, np.uint8)
+        for _ in range(trips):
+            world.comm.Recv(array, peer)
+            world.comm.Send(array, peer)
+
+
+def _first_line() -> bytes:
+    """Return the first line of standard input; what follows is left to `_end_with_input`."""
+    line = b""
+    while not line.endswith(b"\n"):
+        more = os.read(0, 1 << 16)
+        if not more:
+            os._exit(_ABORTED)
+        line += more
+    return line
+
+
+def _end_with_input() -> None:
+    """Wait until who asked is gone, or wants no answer any more."""
+    while os.read(0, 1 << 16):
+        pass
+    os._exit(_ABORTED)
+
+
+def _tell(out: int, what: Facts) -> None:
+    line = (json.dumps(what) + "\n").encode()
+    while line:
+        line = line[os.write(out, line) :]
+
+
+def _take(gpu: Found, local: int | None) -> Taken:
+    """Take the device of a local rank; returns its index, the bytes free on it, and what went wrong."""
+    index = None if local is None else device_of(local, len(gpu.devices))
+    if index is None:
+        return _NONE
+    try:
+        return index, bind(index)[0], ""
+    except Exception as error:  # CuPy's own classes: no context, no memory, a device that others hold alone
+        return None, 0, f"device {index} cannot be used: {error}"
+
+
+def _rank_on_host(world: World) -> int:
+    """Return how many ranks below this one are on its host.  Collective."""
+    names = world.comm.allgather(platform.node())
+    return names[: world.rank].count(names[world.rank])
+
+
+def _host_facts() -> Facts:
+    total, free = memory_of_host(Path("/"))
+    return {
+        "host": platform.node(), "cores": sorted(os.sched_getaffinity(0)), "host_cores": os.cpu_count() or 1,
+        "memory_bytes": total, "free_bytes": free, "gridnn": __version__, "python": platform.python_version(),
+        "numpy": np.__version__,
+    }  # fmt: skip
+
+
+def memory_of_host(root: Path) -> tuple[int, int]:
+    """Return the bytes of memory that this host or its container has, and how many of them are free.
+
+    Parameters
+    ----------
+    root
+        Where the files of the system begin.
+    """
+    lines = _words(root / "proc/meminfo").splitlines()
+    found = {name: int(rest.split()[0]) << 10 for name, _, rest in (line.partition(":") for line in lines)}
+    total = found.get("MemTotal", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    free = found.get("MemAvailable", total)
+    limit, used = (_words(root / f"sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
+    if limit.isdecimal() and used.isdecimal() and int(limit) < total:
+        total, free = int(limit), min(free, int(limit) - int(used))
+    return total, max(0, free)
+
+
+def _words(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _gpu_facts(gpu: Found, taken: Taken) -> Facts:
+    told = gpu._asdict() | {"devices": [device._asdict() for device in gpu.devices]}
+    return {"gpu": told | dict(zip(("taken", "free_bytes", "failed"), taken, strict=True))}
+
+
+def _mpi_facts(world: World, environment: Mapping[str, str]) -> Facts:
+    """Return what MPI says of itself, and the threads that kernels of this rank would have.  Collective."""
+    from mpi4py import MPI
+
+    from gridnn.comm.world import mpi_version, world_comm
+
+    info = world_comm().Get_info()
+    kinds, version = info.get(KINDS_KEY), MPI.Get_library_version()
+    info.Free()
+    support = detect(environment, version, kinds, mapped())
+    levels = {
+        MPI.THREAD_SINGLE: "single",
+        MPI.THREAD_FUNNELED: "funneled",
+        MPI.THREAD_SERIALIZED: "serialized",
+    }
+    said = (environment.get(name, "") for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"))
+    share = world.cores_per_rank(os.sched_getaffinity(0))
+    return {
+        "mpi": mpi_version(), "standard": ".".join(map(str, MPI.Get_version())), "kinds": kinds,
+        "threading": levels.get(MPI.Query_thread(), "multiple"), "cuda": support._asdict(),
+        "threads": next((max(1, int(word)) for word in said if word.isdecimal()), share),
+    }  # fmt: skip
+
+
+def _use(request: Mapping[str, str], ranks: list[Facts]) -> Facts:
+    """Return what a run would choose, or why it would end."""
+    means = [_means(rank) for rank in ranks]
+    try:
+        return choose_transport(request["transport"], means, request["device"])._asdict() | {"error": ""}
+    except GridnnError as error:
+        return {"device": "", "transport": "", "why": "", "error": str(error)}
+
+
+def _means(rank: Facts) -> Means:
+    gpu, cuda = rank["gpu"], rank["cuda"]
+    device = "" if gpu["taken"] is None else gpu["devices"][gpu["taken"]]["identity"]
+    return Means(rank["host"], device, gpu["nccl"], Support(tuple(cuda["operations"]), cuda["why"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
