@@ -19,14 +19,13 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gridnn.errors import InputError
 
-TRANSPORTS = ("auto", "staged", "cuda-mpi", "nccl")
+TRANSPORTS = ("auto", "staged", "cuda-mpi")
 """What a user may ask for; beside it, where arrays are to live."""
 DEVICES = ("auto", "cpu", "gpu")
 HOST = "host"
@@ -78,14 +77,11 @@ class Means(NamedTuple):
     host : str
     device : str
         Identity of the device it takes, the same on all ranks of the host that take it; "" for none.
-    nccl : int
-        Version of NCCL, 0 for none.
     support : Support
     """
 
     host: str
     device: str
-    nccl: int
     support: Support
 
 
@@ -137,8 +133,8 @@ def detect(
 def choose_transport(asked: str, ranks: Sequence[Means], device: str = "auto") -> Choice:
     """Return where the arrays of a run live and how they travel.
 
-    What a user asks for is taken where it can be; left to itself, the fastest that is certain: NCCL where every rank
-    has a device of its own, MPI where it takes device memory in all operations, else copies in host memory.
+    What a user asks for is taken where it can be; left to itself, the fastest that is certain: MPI where it takes
+    device memory in all operations, else copies in host memory.
 
     Parameters
     ----------
@@ -162,12 +158,9 @@ def choose_transport(asked: str, ranks: Sequence[Means], device: str = "auto") -
         which = "no rank has a GPU" if len(without) == len(ranks) else f"{_ranks(without)} no GPU"
         which = "device cpu was asked for" if device == "cpu" else which
         for name, word in (("device", device), ("transport", asked)):
-            if word in ("gpu", "cuda-mpi", "nccl"):
+            if word in ("gpu", "cuda-mpi"):
                 raise InputError(f"{name} {word} needs a GPU on every rank, and {which}; use {name} auto")
         return Choice("cpu", HOST, f"{which}, so arrays are in host memory, where MPI takes them")
-    no_nccl = _nccl_needs(ranks)
-    if asked == "nccl" and no_nccl:
-        raise InputError(f"transport nccl cannot be had: {no_nccl}; use auto or staged")
     support = [has.support for has in ranks]
     worst = min(support, key=lambda each: len(each.operations))
     if asked == "cuda-mpi":
@@ -175,11 +168,9 @@ def choose_transport(asked: str, ranks: Sequence[Means], device: str = "auto") -
         return Choice("gpu", asked, f"it was asked for{doubt}")
     if asked != "auto":
         return Choice("gpu", asked, "it was asked for")
-    if not no_nccl:
-        return Choice("gpu", "nccl", "every rank has a device of its own, and NCCL")
     if worst.all:
-        return Choice("gpu", "cuda-mpi", f"{no_nccl}; MPI takes device memory ({worst.why})")
-    return Choice("gpu", "staged", f"{no_nccl}; {_lacks(worst)}")
+        return Choice("gpu", "cuda-mpi", f"MPI takes device memory ({worst.why})")
+    return Choice("gpu", "staged", _lacks(worst))
 
 
 def _asked(environment: Mapping[str, str], kinds: str | None, maps: str, load: Load) -> tuple[bool, str]:
@@ -220,18 +211,6 @@ def _is_device(kind: str) -> bool:
     """Whether a kind of memory is that of CUDA devices: ``cuda``, or ``cuda:device`` among its restrictors."""
     name, *only = kind.split(":")
     return name == "cuda" and (not only or "device" in only)
-
-
-def _nccl_needs(ranks: Sequence[Means]) -> str:
-    """Return why NCCL cannot be used, "" if it can."""
-    without = [rank for rank, has in enumerate(ranks) if not has.nccl]
-    if without:
-        return f"{_ranks(without)} no NCCL"
-    versions = sorted({has.nccl for has in ranks})
-    if len(versions) > 1:
-        return f"ranks have different versions of NCCL ({', '.join(map(str, versions))})"
-    shared = max(Counter((has.host, has.device) for has in ranks).values())
-    return f"up to {shared} ranks share a GPU, which NCCL refuses" if shared > 1 else ""
 
 
 def _lacks(support: Support) -> str:

@@ -6,10 +6,11 @@ in the middle of a margin buffer already and only margins are filled; coming bac
 
     forward    | margin |     own block     | margin |      margins are received
     backward   | given  |  own, added to    | given  |      margins are sent, their sums land in the block
-  All ranks start all exchanges in the same order, so
-messages between two ranks match in the order they were posted.
+
+All ranks start all exchanges in the same order, so messages between two ranks match in the order they were posted.
 
 Memory order: boxes are packed channels innermost, one message a peer; collectives over one contiguous buffer.
+How messages are made of boxes and boxes of messages, each alone or all together, is the transport's (`Load`).
 """
 
 from __future__ import annotations

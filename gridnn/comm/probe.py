@@ -269,7 +269,7 @@ def _use(request: Mapping[str, str], ranks: list[Facts]) -> Facts:
 def _means(rank: Facts) -> Means:
     gpu, cuda = rank["gpu"], rank["cuda"]
     device = "" if gpu["taken"] is None else gpu["devices"][gpu["taken"]]["identity"]
-    return Means(rank["host"], device, gpu["nccl"], Support(tuple(cuda["operations"]), cuda["why"]))
+    return Means(rank["host"], device, Support(tuple(cuda["operations"]), cuda["why"]))
 
 
 if __name__ == "__main__":

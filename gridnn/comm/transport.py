@@ -9,8 +9,8 @@ MPI reads what it is given at once and knows nothing of streams, so what a devic
 is posted, and what it still reads must be read before one is received into its place: here, and nowhere else, a rank
 waits for its device on behalf of messages.
 
-The messages of one exchange with all neighbours are a `Load`.  A host's go each alone; a device's go `Together`: a launch,
-a copy or a wait costs as much for all of them as for one.
+The messages of one exchange with all neighbours are a `Load`.  A host's go each alone; a device's go `Together`, as a
+launch, a copy or a wait costs as much for all of them as for one:
 
     own    -- one launch -->  | piece | piece | piece |  -- one copy, one wait -->  | message | message | message |
     target <- one launch ---  | piece | piece | piece |  <- one copy -------------  | message | message | message |
@@ -42,8 +42,8 @@ class Path(Protocol):
 
     source: Box
     target: Box
-    departures: Sequence[Piece]
-    arrivals: Sequence[Piece]
+    departures: list[Piece]
+    arrivals: list[Piece]
 
 
 class Transport(Protocol):

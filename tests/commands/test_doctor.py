@@ -90,7 +90,7 @@ def test_nothing_is_wrong() -> None:
             "different versions of MPI: rank 0 MPICH  Version: 5; rank 1 Open",
         ),
         (report([rank(gridnn="2"), rank(), rank()]), "different versions of gridnn: rank 0 2; ranks 1-2 1"),
-        (report([rank()], error="transport nccl cannot be had"), "transport nccl cannot be had"),
+        (report([rank()], error="transport cuda-mpi cannot be had"), "transport cuda-mpi cannot be had"),
         (Answer(None, error="it died", died=True), "it died"),
     ],
 )
@@ -144,7 +144,7 @@ def test_links_between_hosts_are_no_slow_links_inside() -> None:
 
 
 def test_gpus_in_words() -> None:
-    given = report([on_gpu(0), on_gpu(1)], device="gpu", transport="nccl")
+    given = report([on_gpu(0), on_gpu(1)], device="gpu", transport="staged")
     said = lines(given, judge(given))
     assert any(
         "ranks" not in line

@@ -98,9 +98,9 @@ def test_help_says_what_the_codes_mean(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_what_cannot_be_had() -> None:
     """Where there is no GPU for every rank: the cores are asked for, so none is taken."""
-    found = answer(run(2, "--json", "--device", "cpu", "--transport", "nccl"), code=1)
+    found = answer(run(2, "--json", "--device", "cpu", "--transport", "cuda-mpi"), code=1)
     assert found["problems"] == [
-        "transport nccl needs a GPU on every rank, and device cpu was asked for; use transport auto"
+        "transport cuda-mpi needs a GPU on every rank, and device cpu was asked for; use transport auto"
     ]
     assert len(found["ranks"]) == 2 and len(found["links"]) == 1, "what was found is said all the same"
 

@@ -25,13 +25,13 @@ from gridnn.train.guard import RANK_VARIABLES
 
 FORMAT, VERSION = "gridnn-doctor", 1
 WRONG_CODE = 1
-_TRANSPORTS, _DEVICES = ("auto", "staged", "cuda-mpi", "nccl"), ("auto", "cpu", "gpu")
+_TRANSPORTS, _DEVICES = ("auto", "staged", "cuda-mpi"), ("auto", "cpu", "gpu")
 _FIRST_S = 1.0  # that rank 0 has to say what all ranks would say
 _EXAMPLES = """\
   gridnn doctor                                  this process alone
   mpiexec -n 4 gridnn doctor                     as mpiexec -n 4 gridnn train would find it
   srun -N 2 --ntasks-per-node=4 --mpi=pmi2 gridnn doctor --json
-  mpiexec -n 2 gridnn doctor --device gpu --transport nccl
+  mpiexec -n 2 gridnn doctor --device gpu --transport staged
 
 exit codes:
   0  a run can start here; lines that begin with "note" are worth reading
