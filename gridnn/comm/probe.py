@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gridnn import __version__
-from gridnn.comm.cuda_aware import KINDS_KEY, Means, Support, choose_transport, detect, mapped
+from gridnn.comm.cuda_aware import Means, Support, choose_transport
 from gridnn.compute.gpu.found import Found, bind, device_of, find_devices, local_rank
 from gridnn.errors import GridnnError
 
@@ -237,12 +237,8 @@ def _mpi_facts(world: World, environment: Mapping[str, str]) -> Facts:
     """Return what MPI says of itself, and the threads that kernels of this rank would have.  Collective."""
     from mpi4py import MPI
 
-    from gridnn.comm.world import mpi_version, world_comm
+    from gridnn.comm.world import device_support, mpi_version
 
-    info = world_comm().Get_info()
-    kinds, version = info.get(KINDS_KEY), MPI.Get_library_version()
-    info.Free()
-    support = detect(environment, version, kinds, mapped())
     levels = {
         MPI.THREAD_SINGLE: "single",
         MPI.THREAD_FUNNELED: "funneled",
@@ -251,8 +247,8 @@ def _mpi_facts(world: World, environment: Mapping[str, str]) -> Facts:
     said = (environment.get(name, "") for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"))
     share = world.cores_per_rank(os.sched_getaffinity(0))
     return {
-        "mpi": mpi_version(), "standard": ".".join(map(str, MPI.Get_version())), "kinds": kinds,
-        "threading": levels.get(MPI.Query_thread(), "multiple"), "cuda": support._asdict(),
+        "mpi": mpi_version(), "standard": ".".join(map(str, MPI.Get_version())),
+        "threading": levels.get(MPI.Query_thread(), "multiple"), "cuda": device_support(environment)._asdict(),
         "threads": next((max(1, int(word)) for word in said if word.isdecimal()), share),
     }  # fmt: skip
 

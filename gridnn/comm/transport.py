@@ -35,6 +35,8 @@ from gridnn.geometry.interval import Box, extents_of, local_slices
 Array = NDArray[Any]
 Spare = list[tuple[Array, int]]
 """Buffers of the host that no exchange uses, and which wait was the last when each was let go of."""
+BUFFERS = 2
+"""Of a path and direction, that are made before one is waited for: one is filled while the device reads the other."""
 
 
 class Path(Protocol):
@@ -198,7 +200,7 @@ class Together(Load):
 
     def only(self) -> Array:
         """Return the buffer as the one message that it is."""
-        (message,) = self._kept.arrivals.within(self._there())
+        message: Array = self._kept.arrivals.within(self._there())[0]
         return message
 
     def put(self, array: Array) -> None:
@@ -279,7 +281,8 @@ class Staged(OnDevice):
 
     def landed(self, message: Array) -> Array:
         """Return a copy on the device."""
-        return self.engine.take(message)
+        found: Array = self.engine.take(message)
+        return found
 
     def elsewhere(self, array: Array) -> bool:
         """Return whether an array is on the device."""
@@ -302,14 +305,14 @@ class Staged(OnDevice):
 
     def _borrowed(self, spare: Spare, elements: int, dtype: DTypeLike) -> Array:
         """Return a buffer of the host that nobody reads or writes: one of a done exchange, or a new one."""
-        for i, (buffer, waits) in enumerate(spare):
-            if buffer.dtype == dtype:
-                del spare[i]
-                if waits == self._waits:  # nobody has waited since
-                    self.engine.synchronize()
-                    self._waits += 1
-                return buffer
-        return self.engine.device.pinned(elements * np.dtype(dtype).itemsize).view(dtype)
+        fitting = [i for i, (buffer, _) in enumerate(spare) if buffer.dtype == dtype]
+        if not fitting or (len(fitting) < BUFFERS and spare[fitting[0]][1] == self._waits):
+            return self.engine.device.pinned(elements * np.dtype(dtype).itemsize).view(dtype)
+        buffer, waits = spare.pop(fitting[0])  # the one let go of first
+        if waits == self._waits:  # nobody has waited since
+            self.engine.synchronize()
+            self._waits += 1
+        return buffer
 
 
 class Aware(OnDevice):
@@ -317,7 +320,7 @@ class Aware(OnDevice):
 
     def room(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
         """Return an array of the device that nothing reads any more."""
-        buffer = self.engine.empty(shape, dtype)
+        buffer: Array = self.engine.empty(shape, dtype)
         self.engine.synchronize()  # a kernel under way may read what was there before
         return buffer
 

@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gridnn.comm.clock import Clock
+from gridnn.comm.cuda_aware import KINDS_KEY, Support, detect, mapped
 from gridnn.comm.trail import Trail
 from gridnn.comm.transport import Host, Transport
 from gridnn.compute.cpu.memory import Memory
@@ -116,6 +117,20 @@ def world_comm() -> MPI.Intracomm:
 def mpi_version() -> str:
     """Return the first line of the MPI library's own description."""
     return MPI.Get_library_version().splitlines()[0].strip()
+
+
+def device_support(environment: Mapping[str, str]) -> Support:
+    """Return whether this MPI takes memory of CUDA devices.
+
+    Parameters
+    ----------
+    environment
+        Of this process.
+    """
+    info = world_comm().Get_info()
+    kinds = info.get(KINDS_KEY)
+    info.Free()
+    return detect(environment, MPI.Get_library_version(), kinds, mapped())
 
 
 def check_singletons(environment: Mapping[str, str], size: int) -> None:

@@ -5,15 +5,20 @@ own kernels        oneDNN, and NumPy for the rest  how to compile them
 oneDNN             own kernels                     how to install it
 bfloat16           nothing: asked for, it is an    what is needed
                    error, on all ranks
+TF32 of a device   nothing, as of bfloat16         what is needed
+a device, where    the processor, in float32       that "tf32" is not used
+it is "auto"
 """
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
-from gridnn.comm.transport import Staged
-from gridnn.comm.world import World
+from gridnn.comm.cuda_aware import Means, choose_transport
+from gridnn.comm.transport import Aware, Staged
+from gridnn.comm.world import World, device_support
 from gridnn.compute.cpu.choice import Choice, read_choices, write_choices
 from gridnn.compute.cpu.engine import Engine as CpuEngine
 from gridnn.compute.cpu.native.library import load
@@ -22,7 +27,7 @@ from gridnn.compute.cpu.onednn.precision import BFLOAT16, FLOAT32, has_bfloat16
 from gridnn.compute.gpu.device import Device, open_device
 from gridnn.compute.gpu.engine import Engine as GpuEngine
 from gridnn.errors import InputError
-from gridnn.train.sections import ComputeSection
+from gridnn.train.sections import ComputeSection, Config
 
 NO_KERNELS = (
     "WARNING: gridnn was installed without its compiled kernels, so NumPy computes, many times slower.  Install a C "
@@ -32,6 +37,10 @@ NO_KERNELS = (
 NO_ONEDNN = (
     "oneDNN was not found; own kernels compute alone.  Some convolutions are faster with it:  pip install "
     '"gridnn[cpu]",  or name one: compute.onednn = "/path/of/libdnnl.so.3"'
+)
+TF32_UNUSED = (
+    'compute.precision = "tf32" is of GPUs, and compute.device = "auto" found none: the processor computes in '
+    "float32"
 )
 BFLOAT16_AVAILABLE = 'bfloat16 products are available to training in float32: compute.precision = "bfloat16"'
 
@@ -62,43 +71,50 @@ def open_engine(world: World, config: ComputeSection, threads: int, kept: Path |
 
 
 def engine_of(
-    world: World, config: ComputeSection, threads: int, kept: Path | None
+    world: World, config: Config, threads: int, kept: Path | None, environment: Mapping[str, str]
 ) -> CpuEngine | GpuEngine:  # fmt: skip
     """Return the engine of a rank where it is asked to compute; a device's takes over the world's arrays.  Collective.
 
     Raises
     ------
     InputError
-        As `open_engine`, and where a device was asked for and there is none.
+        As `open_engine`; where a device was asked for and there is none, it cannot compute in `compute.precision`, or
+        messages cannot go as `comm.transport` asks.
     """
-    if config.device == "cpu" or (device := _device(world, config)) is None:
-        return open_engine(world, config, threads, kept)
-    engine = GpuEngine(device)
-    world.memory, world.transport = engine.memory, Staged(world.memory, engine)
+    compute = config.compute
+    device, missing = (None, None) if compute.device == "cpu" else _device(world)
+    has = Means("", "" if device is None else device.name, device_support(environment))
+    ranks = world.comm.allgather(has)
+    if missing is not None and compute.device == "gpu":  # it says more than what others see of it
+        raise missing
+    choice = choose_transport(config.comm.transport, ranks, compute.device)
+    if device is None or choice.device == "cpu":
+        return open_engine(world, compute, threads, kept)
+    if compute.precision == "bfloat16":  # with "auto": what it finds is not known before
+        raise InputError(
+            f'compute.precision = "bfloat16" is not there yet for a GPU, and compute.device = "{compute.device}" found '
+            f'{device.name}; take compute.device = "cpu", or compute.precision = "tf32" or "float32"'
+        )
+    engine = GpuEngine(device, compute.precision)
+    transport = Aware if choice.transport == "cuda-mpi" else Staged
+    world.memory, world.transport = engine.memory, transport(world.memory, engine)
     return engine
 
 
-def _device(world: World, config: ComputeSection) -> Device | None:
-    """Return the device of a rank: those of a host in turn; None where "auto" finds none.
-
-    Raises
-    ------
-    InputError
-        Without CuPy or a device, where one was asked for.
-    """
+def _device(world: World) -> tuple[Device | None, InputError | None]:
+    """Return the device of a rank, those of a host in turn, or why there is none.  Collective."""
+    at = world.rank_on_host()
     try:
-        return open_device(world.rank_on_host())
-    except InputError:
-        if config.device == "gpu":
-            raise
-        return None
+        return open_device(at), None
+    except InputError as error:
+        return None, error
 
 
 def _onednn(config: ComputeSection) -> Library | None:
     """Return oneDNN as it is asked for, or None."""
     if config.engine != "auto":
         return None
-    if config.precision == "float32":
+    if config.precision != "bfloat16":  # "tf32" comes here where "auto" found no device
         return find(config.onednn, FLOAT32)
     onednn = find(config.onednn, BFLOAT16)
     needed = 'compute.precision = "bfloat16" needs oneDNN and a processor with AVX512-BF16 or AMX-BF16'
@@ -125,7 +141,10 @@ def words(world: World, engine: CpuEngine | GpuEngine, config: ComputeSection, t
     """Return what rank 0 says about the engines of all ranks.  Collective."""
     if isinstance(engine, GpuEngine):
         names = world.comm.allgather(engine.name)
-        return [f"device: {' | '.join(sorted(set(names)))}; messages staged through the host"]
+        how = (
+            "handed to MPI on the device" if isinstance(world.transport, Aware) else "staged through the host"
+        )
+        return [f"device: {' | '.join(sorted(set(names)))}; messages {how}"]
     able = engine.onednn is not None and has_bfloat16(engine.onednn)
     told = world.comm.allgather((engine.name, able))
     names = [name for name, _ in told]
@@ -139,6 +158,8 @@ def words(world: World, engine: CpuEngine | GpuEngine, config: ComputeSection, t
         said.append(NO_ONEDNN)
     if config.precision == "float32" and all(able for _, able in told):
         said.append(BFLOAT16_AVAILABLE)
+    if config.precision == "tf32":
+        said.append(TF32_UNUSED)
     return said
 
 

@@ -151,7 +151,7 @@ def _job(world: World, console: Console, argv: Sequence[str] | None, signals: Si
         console.say(allocation_words(allocation, left_s))
     threads = config.compute.threads or threads_of(world)
     with Watchdog(world, config.comm.timeout_s, shout) as watchdog:
-        prepared = job.prepare(world, config, console, threads, cache_folder() / "choices.json")
+        prepared = job.prepare(world, config, console, threads, cache_folder() / "choices.json", os.environ)
         watchdog.heard()
         show_plan(world, prepared.job, config.train, console)
         if arguments.write_plan:

@@ -8,6 +8,7 @@ predicted = counted, or the run fails        the summary is written by rank 0
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,8 +73,9 @@ class Left(NamedTuple):
 
 
 def prepare(
-    world: World, config: Config, console: Console, threads: int = 1, choices: Path | None = None
-) -> Run:
+    world: World, config: Config, console: Console, threads: int = 1, choices: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Run:  # fmt: skip
     """Open the data, choose the plan and the kernels.
 
     Parameters
@@ -82,6 +84,8 @@ def prepare(
         Of this rank.
     choices
         File of the kernel choices of earlier runs.
+    environment
+        Of this process: an MPI may say through it that it takes memory of devices.
 
     Raises
     ------
@@ -95,7 +99,7 @@ def prepare(
         job = choose(config, train, world.size)
         Order(train.count, config.train.batch, config.train.seed)
         config.data.augment.checked(train)
-        engine = engine_of(world, config.compute, threads, choices)
+        engine = engine_of(world, config, threads, choices, environment or {})
     for line in words(world, engine, config.compute, threads):
         console.say(line)
     return Run(world, config, console, train, test, job, engine, threads, choices)

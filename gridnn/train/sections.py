@@ -321,6 +321,8 @@ class CommSection(Section):
 
     overlap: bool = True
     """Compute while messages are under way; where the machine file says that it pays, a thread keeps them moving."""
+    transport: Literal["auto", "staged", "cuda-mpi"] = "auto"
+    """Messages of a GPU: copied to the host, or handed to MPI there; "auto" does that where MPI says it takes them."""
     timeout_s: Positive = 300.0
     """A rank silent for this long ends the run."""
 
@@ -334,8 +336,8 @@ class ComputeSection(Section):
     """"auto" takes all there is: own kernels and oneDNN; "native" own kernels only; "numpy" the slow reference."""
     onednn: Name | None = None
     """Path of libdnnl.so.3 or of the prefix it is installed under; left out, it is searched for."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Factors of products: "bfloat16" rounds them where that is faster (choice "fixed": in all); sums stay float32."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Factors of products: "bfloat16" where faster (choice "fixed": in all), on a GPU "tf32"; sums stay float32."""
     choice: Literal["measured", "fixed"] = "measured"
     """How a kernel is chosen for a layer: by a short measurement that is kept, or by rule, the same in every run."""
     threads: Whole = 0
@@ -350,6 +352,16 @@ class ComputeSection(Section):
                     self.precision == "bfloat16" and self.engine != "auto",
                     f'compute.precision = "bfloat16" is oneDNN\'s, but compute.engine = "{self.engine}" leaves it out; '
                     'take compute.engine = "auto"',
+                ),
+                (
+                    self.precision == "tf32" and self.device == "cpu",
+                    'compute.precision = "tf32" is of a GPU\'s tensor cores, but compute.device = "cpu"; take '
+                    'compute.device = "gpu", or compute.precision = "float32"',
+                ),
+                (
+                    self.precision == "bfloat16" and self.device == "gpu",
+                    'compute.precision = "bfloat16" is not there yet for compute.device = "gpu"; take '
+                    'compute.precision = "tf32" or "float32", or compute.device = "cpu"',
                 ),
             ],
         )
@@ -377,9 +389,9 @@ class Config(Section):
                     'train.label_smoothing is for classes, but data.target is "image"; leave it out',
                 ),
                 (
-                    self.compute.precision == "bfloat16" and self.train.dtype != "float32",
-                    f'compute.precision = "bfloat16" needs train.dtype = "float32", not "{self.train.dtype}"; '
-                    "change one of them",
+                    self.compute.precision != "float32" and self.train.dtype != "float32",
+                    f'compute.precision = "{self.compute.precision}" needs train.dtype = "float32", not '
+                    f'"{self.train.dtype}"; change one of them',
                 ),
             ],
         )

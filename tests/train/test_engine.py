@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 
 from gridnn.comm.agree import agreed
+from gridnn.comm.transport import Aware, Staged
 from gridnn.comm.world import World
+from gridnn.compute.cpu.engine import Engine as CpuEngine
 from gridnn.compute.cpu.onednn.library import find
 from gridnn.compute.cpu.onednn.precision import BFLOAT16, FLOAT32
+from gridnn.compute.gpu.engine import Engine as GpuEngine
 from gridnn.errors import InputError
 from gridnn.train import engine as opening
 from gridnn.train.config import load_config
-from gridnn.train.sections import ComputeSection
+from gridnn.train.sections import ComputeSection, Config
+from tests.support.shim.device import ShimDevice
 
 IN_BFLOAT16 = ComputeSection(precision="bfloat16", choice="fixed")
 needs_onednn = pytest.mark.skipif(find() is None, reason="no libdnnl.so.3 here")
@@ -129,6 +133,105 @@ def test_bfloat16_that_nothing_computes_is_refused(other: str, wanted: str) -> N
     assert load_config(None, ["compute.precision=bfloat16"]).compute.precision == "bfloat16"
     with pytest.raises(InputError, match=wanted):
         load_config(None, ["compute.precision=bfloat16", other])
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        (("tf32", "cpu"), r'"tf32" is of a GPU.*compute\.device = "cpu"; take compute\.device = "gpu", or'),
+        (
+            ("bfloat16", "gpu"),
+            r'"bfloat16" is not there yet for compute\.device = "gpu"; take.*"tf32" or "float32"',
+        ),
+    ],
+)
+def test_a_precision_that_the_device_has_not_is_refused(settings: tuple[str, str], wanted: str) -> None:
+    precision, device = settings
+    with pytest.raises(InputError, match=wanted):
+        load_config(None, [f"compute.precision={precision}", f"compute.device={device}"])
+    for other in ("auto", {"cpu": "gpu", "gpu": "cpu"}[device]):
+        words = [f"compute.precision={precision}", f"compute.device={other}"]
+        assert load_config(None, words).compute.precision == precision
+
+
+def asking(device: str, precision: str = "float32", transport: str = "auto") -> Config:
+    """A configuration that asks for these."""
+    words = [f"compute.device={device}", f"compute.precision={precision}", f"comm.transport={transport}"]
+    return load_config(None, words)
+
+
+@pytest.mark.ranks(2)
+def test_transports_are_asked_for(comm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "open_device", lambda rank: ShimDevice())
+    for transport, kind in (("auto", Staged), ("staged", Staged), ("cuda-mpi", Aware)):
+        with World(comm) as world:
+            engine = opening.engine_of(world, asking("gpu", transport=transport), 1, None, {})
+            assert type(world.transport) is kind and world.memory is engine.memory
+            (said,) = opening.words(world, engine, asking("gpu").compute, 1)
+            assert ("handed to MPI" in said) == (kind is Aware)
+    with World(comm) as world, pytest.raises(InputError, match="transport cuda-mpi needs a GPU"):
+        opening.engine_of(world, asking("cpu", transport="cuda-mpi"), 1, None, {})
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("device", ["gpu", "auto"])
+def test_one_rank_without_a_device(comm: Any, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """Asked for, all ranks hear of it; left to the run, all compute on their processors."""
+
+    def first_only(rank: int) -> ShimDevice:
+        if rank:
+            raise InputError("none here")
+        return ShimDevice()
+
+    monkeypatch.setattr(opening, "open_device", first_only)
+    with World(comm) as world:
+        if device == "auto":
+            assert isinstance(opening.engine_of(world, asking(device), 1, None, {}), CpuEngine)
+            return
+        with pytest.raises(InputError, match="none here" if world.rank else "rank 1 has no GPU"):
+            opening.engine_of(world, asking(device), 1, None, {})
+
+
+@pytest.mark.ranks(1)
+@pytest.mark.parametrize("device", ["gpu", "auto"])
+def test_tf32_goes_to_the_device(comm: Any, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    monkeypatch.setattr(opening, "open_device", lambda rank: ShimDevice())
+    for precision in ("float32", "tf32"):
+        config = asking(device, precision)
+        with World(comm) as world:
+            engine = opening.engine_of(world, config, 1, None, {})
+            (said,) = opening.words(world, engine, config.compute, 1)
+        assert isinstance(engine, GpuEngine) and engine.precision == precision
+        assert ("in TF32" in said) == (precision == "tf32")
+
+
+@pytest.mark.ranks(1)
+def test_tf32_needs_a_device_that_has_it(comm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "open_device", lambda rank: ShimDevice(capability=(7, 5)))
+    wanted = r"capability 8\.0 or later; fibers \(forward\) has 7\.5\..*compute\.precision = \"float32\""
+    with World(comm) as world:
+        with pytest.raises(InputError, match=wanted):
+            opening.engine_of(world, asking("auto", "tf32"), 1, None, {})
+        assert isinstance(opening.engine_of(world, asking("gpu"), 1, None, {}), GpuEngine)
+
+
+@pytest.mark.ranks(1)
+def test_where_auto_leaves_a_precision(comm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a device TF32 is float32, and that is said; with one bfloat16 is refused."""
+
+    def none(rank: int) -> ShimDevice:
+        raise InputError("none here")
+
+    monkeypatch.setattr(opening, "open_device", none)
+    with World(comm) as world:
+        config = asking("auto", "tf32")
+        engine = opening.engine_of(world, config, 1, None, {})
+        assert isinstance(engine, CpuEngine) and engine.choice.prefer is None
+        assert engine.onednn is None or engine.onednn.operands == FLOAT32
+        assert opening.words(world, engine, config.compute, 1)[-1] == opening.TF32_UNUSED
+        monkeypatch.setattr(opening, "open_device", lambda rank: ShimDevice())
+        with pytest.raises(InputError, match=r'"auto" found fibers.*take compute\.device = "cpu"'):
+            opening.engine_of(world, asking("auto", "bfloat16"), 1, None, {})
 
 
 def test_processor_is_named_in_the_key() -> None:

@@ -32,7 +32,11 @@ def lines(answer: Answer, verdict: Verdict) -> list[str]:
         found += _gpus(ranks)
         use = answer.report["use"]
         if use["device"]:
-            said = "" if use["device"] == "cpu" else " for runs with --device gpu or auto; cpu where nothing is said"
+            said = (
+                ""
+                if use["device"] == "cpu"
+                else " for runs with --device gpu or auto; cpu where nothing is said"
+            )
             found += _line("device", f"{use['device']}{said}")
             found += _line("transport", f"{use['transport']}: {use['why']}")
     elif answer.facts is not None:

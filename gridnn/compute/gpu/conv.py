@@ -1,4 +1,4 @@
-"""Convolution of a block on a device: forward and both gradients, by kernels/conv.cu or by a product of cuBLAS.
+"""Convolution of a block on a device: forward and both gradients, by own kernels or by a product of cuBLAS.
 
 x (N, C, *S), w (K, C / groups, *R), y (N, K, *O); channels innermost in memory, weights K, R, C; one to three spatial
 dims.  Transposed convolution is `backward_data` read forwards.
@@ -7,14 +7,18 @@ dims.  Transposed convolution is `backward_data` read forwards.
 |-----------------|------------------------------------------|------------------------------------------------|
 | matrix product  | a window of one element, stride 1, no    | x and dy dense; the result is copied to an     |
 |                 | pads, one group, dense factors           | `out` with gaps                                |
-| kernels of conv | everything else                          | x, dy and `out` may have gaps; x in parts as   |
-|                 |                                          | received, nothing copied together              |
+| conv_tensor.cu  | float32 on an engine of precision "tf32" | x, dy and `out` may have gaps; x in parts as   |
+|                 | and groups that are wide (`provider`)    | received, nothing copied together              |
+| conv.cu         | everything else                          | the same                                       |
 
-| kernel           | grid                                                   | depth of a block's product |
-|------------------|--------------------------------------------------------|----------------------------|
-| forward          | N O / 64, K of a group / 64, groups                    | R, C of a group            |
-| backward_data    | N S / 64, C of a group / 64, groups                    | R, K of a group            |
-| backward_weights | K of a group / 64, R C of a group / 64, groups, chunks | N O of a chunk             |
+| kernel           | rows of a product | columns         | times          | depth           |
+|------------------|-------------------|-----------------|----------------|-----------------|
+| forward          | N O               | K of a group    | groups         | R, C of a group |
+| backward_data    | N S               | C of a group    | groups         | R, K of a group |
+| backward_weights | K of a group      | R C of a group  | groups, chunks | N O of a chunk  |
+
+What cuBLAS computes in is CuPy's to say, for a whole process and from its environment (CUPY_TF32=1).  That is left
+alone: without it matrix products are exact to float32 on an engine of any precision.
 
 Where the weights are few the gradient by them is summed in chunks of positions, so that enough blocks are busy; their
 number follows from the shapes alone, and chunks are added up in their order: the same bits every time.
@@ -33,7 +37,8 @@ from gridnn.compute.gpu.device import Array
 from gridnn.compute.gpu.engine import Engine
 from gridnn.compute.gpu.linear import product, settle, share_of
 from gridnn.compute.gpu.pointwise import add_bias
-from gridnn.compute.gpu.view import BLOCK, Ints, Parts, grid, output, points, readable, runs, shape, view
+from gridnn.compute.gpu.provider import provider_of
+from gridnn.compute.gpu.view import Ints, Parts, grid, output, points, readable, runs, shape, view
 
 BLOCKS = 512
 """Blocks that the gradient by the weights is cut into: some for each multiprocessor of a large device."""
@@ -74,9 +79,10 @@ def forward(
         add_bias(engine, target, bias, relu=relu)
     else:
         bias = None if bias is None else engine.fitted(bias, x)
-        told = shape(size[0], size[1], w.shape[0], groups, window, relu)
-        engine.device.launch(
-            "conv", "forward", grid(points(y), w.shape[0] // groups, groups), BLOCK,
+        told, columns = shape(size[0], size[1], w.shape[0], groups, window, relu), w.shape[0] // groups
+        provider = provider_of(engine.precision, x.dtype, w.shape, groups, points(y), columns)
+        provider.launch(
+            engine, "forward", grid(points(y), columns, groups, provider.tile),
             [view(engine.device, x), w, bias, output(engine.device, target), told], x.dtype,
         )  # fmt: skip
     if target is not y:
@@ -106,8 +112,9 @@ def backward_data(
         product(engine, _rows(dy), _rows(w), _rows(target))
     else:
         told = shape(dx.shape[0], dx.shape[1], w.shape[0], groups, window)
-        engine.device.launch(
-            "conv", "backward_data", grid(points(dx), w.shape[1], groups), BLOCK,
+        provider = provider_of(engine.precision, dy.dtype, w.shape, groups, points(dx), w.shape[1])
+        provider.launch(
+            engine, "backward_data", grid(points(dx), w.shape[1], groups, provider.tile),
             [output(engine.device, dy), w, output(engine.device, target), told], dy.dtype,
         )  # fmt: skip
     if target is not dx:
@@ -154,18 +161,22 @@ def chunk_of(positions: int, tiles: int) -> int:
 def _weigh(
     engine: Engine, x: Array | Parts, dy: Array, window: Window, groups: int, share: Array
 ) -> None:  # fmt: skip
-    size, width = x.shape, prod(share.shape[1:])
-    tiles, positions = grid(share.shape[0] // groups, width, groups), points(dy)
+    size, taps, positions = x.shape, prod(share.shape[2:]), points(dy)
+    provider = provider_of(engine.precision, x.dtype, share.shape, groups, positions, prod(share.shape[1:]))
+    width = taps * provider.filled(share.shape[1])
+    tiles = grid(share.shape[0] // groups, width, groups, provider.tile)
     chunk = chunk_of(positions, prod(tiles))
     chunks = -(-positions // chunk)
     partial = share if chunks == 1 else engine.empty((chunks, share.size), x.dtype)
     told = shape(size[0], size[1], share.shape[0], groups, window)
-    engine.device.launch(
-        "conv", "backward_weights", (*tiles[:2], groups * chunks), BLOCK,
+    provider.launch(
+        engine, "backward_weights", (*tiles[:2], groups * chunks),
         [view(engine.device, x), output(engine.device, dy), told, chunk, partial], x.dtype,
     )  # fmt: skip
     if chunks > 1:
-        engine.walk("conv", "fold", share.size, [partial, chunks, share.size, share], x.dtype)
+        engine.walk(
+            provider.file, "fold", share.size, [partial, chunks, share.size, share], x.dtype, provider.defines
+        )
 
 
 def _plain(x: Array | Parts, window: Window, groups: int) -> bool:

@@ -36,11 +36,18 @@ class Device(Protocol):
     ----------
     name
         The device in words.
+    capability
+        Its compute capability: what instructions it has.
     """
 
     @property
     def name(self) -> str:
         """The device in words."""
+        ...
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Its compute capability, such as (9, 0)."""
         ...
 
     def empty(self, elements: int, dtype: DTypeLike) -> Array:
@@ -51,8 +58,15 @@ class Device(Protocol):
         """Return a copy of a host's contiguous array on the device."""
         ...
 
-    def to_host(self, array: Array) -> NDArray[Any]:
-        """Return a copy of a contiguous array on the host, when all that was started before it is done."""
+    def to_host(self, array: Array, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Return a copy of a contiguous array on the host, in `out` if given, when all started before it is done."""
+        ...
+
+    def pinned(self, nbytes: int) -> NDArray[np.uint8]:
+        """Return bytes of the host that the device copies to and from at its full rate; a copy from them may go on.
+
+        `from_host` of any other memory has read it when it returns; of these bytes, when the host has waited.
+        """
         ...
 
     def holds(self, array: Array) -> bool:
@@ -65,7 +79,7 @@ class Device(Protocol):
 
     def launch(
         self, file: str, kernel: str, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any],
-        dtype: DTypeLike, shared_bytes: int = 0,
+        dtype: DTypeLike, shared_bytes: int = 0, defines: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         """Start a kernel of kernels/<file>.cu.
 
@@ -79,6 +93,8 @@ class Device(Protocol):
             What `real` is: float32 or float64.
         shared_bytes
             Shared memory of a block beside what the kernel declares.
+        defines
+            What the file is compiled with besides `real`, such as "COLUMNS=64"; each set of them is compiled once.
         """
         ...
 
@@ -134,13 +150,19 @@ class CupyDevice:
 
         self._cupy, self.number = cupy, number
         cupy.cuda.Device(number).use()
-        self._functions: dict[tuple[str, str], dict[str, tuple[Kernel, Any]]] = {}
+        self._functions: dict[tuple[str, str, tuple[str, ...]], dict[str, tuple[Kernel, Any]]] = {}
 
     @property
     def name(self) -> str:
         """The device's own name, and its number here."""
         properties = self._cupy.cuda.runtime.getDeviceProperties(self.number)
         return f"{properties['name'].decode()} (device {self.number})"
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Its compute capability, as the runtime tells."""
+        properties = self._cupy.cuda.runtime.getDeviceProperties(self.number)
+        return int(properties["major"]), int(properties["minor"])
 
     def empty(self, elements: int, dtype: DTypeLike) -> Array:
         """Return a flat array of any content, from CuPy's pool."""
@@ -150,10 +172,14 @@ class CupyDevice:
         """Return a copy of a host's contiguous array on the device."""
         return self._cupy.asarray(array)
 
-    def to_host(self, array: Array) -> NDArray[Any]:
+    def to_host(self, array: Array, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return a copy of a contiguous array on the host."""
-        found: NDArray[Any] = self._cupy.asnumpy(array)
+        found: NDArray[Any] = self._cupy.asnumpy(array, out=out)
         return found
+
+    def pinned(self, nbytes: int) -> NDArray[np.uint8]:
+        """Return bytes of the host that the system does not move."""
+        return np.frombuffer(self._cupy.cuda.alloc_pinned_memory(nbytes), np.uint8, nbytes)
 
     def holds(self, array: Array) -> bool:
         """Return whether an array is CuPy's."""
@@ -165,14 +191,15 @@ class CupyDevice:
 
     def launch(
         self, file: str, kernel: str, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any],
-        dtype: DTypeLike, shared_bytes: int = 0,
+        dtype: DTypeLike, shared_bytes: int = 0, defines: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         """Start a kernel on CuPy's current stream; its file is compiled at the first launch, and kept on disk."""
         real = np.dtype(dtype)
-        key = (file, real.char)
+        key = (file, real.char, defines)
         if key not in self._functions:
             text = read_source(file)
-            module = self._cupy.RawModule(code=text, options=("-std=c++17", f"-DREAL={WORDS[real.char]}"))
+            options = ("-std=c++17", f"-DREAL={WORDS[real.char]}", *(f"-D{d}" for d in defines))
+            module = self._cupy.RawModule(code=text, options=options)
             self._functions[key] = {k.name: (k, module.get_function(k.name)) for k in kernels_of(text)}
         declared, function = self._functions[key][kernel]
         function(tuple(grid), tuple(block), tuple(pack(declared, arguments, real)), shared_mem=shared_bytes)

@@ -12,13 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from gridnn.compute.cpu.memory import innermost, is_dense, logical, shaped
 from gridnn.compute.gpu.device import Array, Device
+from gridnn.errors import InputError
+
+Precision = Literal["float32", "tf32"]
+"""What the factors of convolutions in float32 are rounded to; sums and all that is stored stay float32."""
+TENSOR_CORES = (8, 0)
+"""The first compute capability whose tensor cores take TF32."""
 
 THREADS = 256
 """Threads of a block in kernels that walk a range."""
@@ -54,24 +60,41 @@ class Memory:
 
 
 class Engine:
-    """Device and memory of one rank.
+    """Device, memory and precision of one rank.
+
+    Parameters
+    ----------
+    precision
+        "tf32": convolutions in float32 may run on tensor cores, which leave 10 bits of a factor's mantissa; `conv` says
+        which do.  What computes in float64 is not touched.
 
     Attributes
     ----------
     reorders : int
         Arrays copied so far because their memory was not dense and channels-last.
+
+    Raises
+    ------
+    InputError
+        If the device has no tensor cores for a precision that needs them.
     """
 
     where = "gpu"
 
-    def __init__(self, device: Device) -> None:
-        self.device, self.memory = device, Memory(device)
+    def __init__(self, device: Device, precision: Precision = "float32") -> None:
+        if precision == "tf32" and device.capability < TENSOR_CORES:
+            has, needed = (".".join(map(str, c)) for c in (device.capability, TENSOR_CORES))
+            raise InputError(
+                f'compute.precision = "tf32" needs a device of compute capability {needed} or later; {device.name} has '
+                f'{has}.  Take another device, or compute.precision = "float32"'
+            )
+        self.device, self.memory, self.precision = device, Memory(device), precision
         self.reorders = 0
 
     @property
     def name(self) -> str:
         """What computes, in words."""
-        return self.device.name
+        return self.device.name + (", wide convolutions in TF32" if self.precision == "tf32" else "")
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
         """Return an array of logical shape (N, C, *S) on the device."""
@@ -106,11 +129,14 @@ class Engine:
         self.reorders += 1
         y[...] = x
 
-    def walk(self, file: str, kernel: str, elements: int, arguments: Sequence[Any], dtype: DTypeLike) -> None:
+    def walk(
+        self, file: str, kernel: str, elements: int, arguments: Sequence[Any], dtype: DTypeLike,
+        defines: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
         """Start a kernel whose threads walk a range of `elements`; none, none."""
         if elements:
             blocks = min(-(-elements // THREADS), BLOCKS)
-            self.device.launch(file, kernel, (blocks,), (THREADS,), arguments, dtype)
+            self.device.launch(file, kernel, (blocks,), (THREADS,), arguments, dtype, defines=defines)
 
     def synchronize(self) -> None:
         """Wait until the device has done all that was started."""

@@ -42,7 +42,7 @@ SHAPE = np.dtype(
     align=True,
 )  # fmt: skip
 TILE = 64
-"""Rows and columns of a block's product."""
+"""Rows and columns of a block's product, in kernels/conv.cu."""
 BLOCK = (16, 16)
 """Threads of a block."""
 
@@ -154,9 +154,9 @@ def shape(
     return np.array([told], SHAPE)
 
 
-def grid(rows: int, columns: int, depth: int) -> Ints:
-    """Return the blocks of a product of rows x columns, `depth` times."""
-    return -(-rows // TILE), -(-columns // TILE), depth
+def grid(rows: int, columns: int, depth: int, tile: tuple[int, int] = (TILE, TILE)) -> Ints:
+    """Return the blocks of a product of rows x columns, `depth` times; `tile` is what one block makes of it."""
+    return -(-rows // tile[0]), -(-columns // tile[1]), depth
 
 
 def points(y: Array | Parts) -> int:

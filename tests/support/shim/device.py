@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from gridnn.compute.gpu.source import read_source
 from tests.support import shim
 
 
@@ -43,22 +44,31 @@ class ShimDevice:
     ----------
     order
         In which blocks and threads run.
+    capability
+        The compute capability that it says it has.
 
     Attributes
     ----------
     launches
         (file, kernel) of all launches.
+    compiled
+        (file, character of the dtype, defines) of all that was compiled.
     waits
         How often the host waited.
     """
 
-    def __init__(self, order: str = "forward") -> None:
+    def __init__(self, order: str = "forward", capability: tuple[int, int] = (8, 0)) -> None:
         self.order, self.launches, self.waits = order, list[tuple[str, str]](), 0
-        self._modules: dict[tuple[str, str], shim.Module] = {}
+        self.capability = capability
+        self._modules: dict[tuple[str, str, tuple[str, ...]], shim.Module] = {}
 
     @property
     def name(self) -> str:
         return f"fibers ({self.order})"
+
+    @property
+    def compiled(self) -> set[tuple[str, str, tuple[str, ...]]]:
+        return set(self._modules)
 
     def empty(self, elements: int, dtype: DTypeLike) -> DeviceArray:
         found = np.empty(elements, dtype)
@@ -70,11 +80,20 @@ class ShimDevice:
             raise TypeError("an array of the device is there already, and one with gaps does not go")
         return np.array(array).view(DeviceArray)
 
-    def to_host(self, array: DeviceArray) -> NDArray[Any]:
+    def to_host(self, array: DeviceArray, out: NDArray[Any] | None = None) -> NDArray[Any]:
         if not isinstance(array, DeviceArray) or not array.flags.c_contiguous:
             raise TypeError("a host's array is no array of the device, and one with gaps does not go")
+        if isinstance(out, DeviceArray) or (
+            out is not None and (out.shape, out.dtype) != (array.shape, array.dtype)
+        ):
+            raise TypeError("what a device's array is copied into is a host's array of its shape and dtype")
         self.waits += 1
-        return np.array(_plain(array))
+        found = np.array(_plain(array)) if out is None else out
+        found[...] = _plain(array)
+        return found
+
+    def pinned(self, nbytes: int) -> NDArray[np.uint8]:
+        return np.full(nbytes, 0xFF, np.uint8)  # no content, as in `empty`
 
     def holds(self, array: Any) -> bool:
         return isinstance(array, DeviceArray)
@@ -84,7 +103,7 @@ class ShimDevice:
 
     def launch(
         self, file: str, kernel: str, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any],
-        dtype: DTypeLike, shared_bytes: int = 0,
+        dtype: DTypeLike, shared_bytes: int = 0, defines: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         for argument in arguments:
             if (
@@ -93,9 +112,10 @@ class ShimDevice:
                 and not isinstance(argument, DeviceArray)
             ):
                 raise TypeError(f"{file}.{kernel}: a host's array {argument.shape} is given to a kernel")
-        key = file, np.dtype(dtype).char
+        key = file, np.dtype(dtype).char, defines
         if key not in self._modules:
-            self._modules[key] = shim.Module(file, dtype, self.order)
+            text = "".join(f"#define {d.replace('=', ' ', 1)}\n" for d in defines) + read_source(file)
+            self._modules[key] = shim.Module(file, dtype, self.order, text=text)
         self.launches.append((file, kernel))
         self._modules[key].launch(kernel, grid, block, arguments, shared_bytes)
 
