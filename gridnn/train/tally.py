@@ -93,6 +93,8 @@ def _memory(world: World, trainer: Trainer) -> tuple[int, int]:
     """Return measured and predicted bytes of the rank that needed most.  Collective."""
     model, state = trainer.model, trainer.optimizer.nbytes
     found = predict_memory(model.placed, world.rank, model.dtype.itemsize, 0)
-    measured = model.arena.nbytes + state + world.memory.peak_bytes
+    measured: int = world.memory.peak_bytes
+    if model.engine.where == "cpu":  # what a run keeps is no part of the heap; a device has one for all
+        measured += model.arena.nbytes + state
     most: tuple[int, int] = max(world.comm.allgather((measured, found.total_bytes + state)))
     return most

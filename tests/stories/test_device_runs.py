@@ -61,6 +61,8 @@ def curve(world: World, folder: Path, plan: str, device: str, steps: int, *setti
     summary = train(ready, start)
     assert isinstance(summary, Summary)
     assert summary.predicted_bytes == summary.counted_bytes
+    if device != "cpu":
+        assert summary.predicted_memory_bytes / 4 < summary.memory_bytes < 4 * summary.predicted_memory_bytes
     lines = (folder / "steps.jsonl").read_text().splitlines() if world.rank == 0 else []
     return world.comm.bcast(np.array([json.loads(line)["loss"] for line in lines]))
 

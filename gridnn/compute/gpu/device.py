@@ -73,6 +73,11 @@ class Device(Protocol):
         """Return whether an array is on the device."""
         ...
 
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of this process's arrays on the device now."""
+        ...
+
     def address(self, array: Array) -> int:
         """Return where an array's first element is on the device: for structures that hold addresses."""
         ...
@@ -184,6 +189,11 @@ class CupyDevice:
     def holds(self, array: Array) -> bool:
         """Return whether an array is CuPy's."""
         return isinstance(array, self._cupy.ndarray)
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes that CuPy's pool has lent."""
+        return int(self._cupy.get_default_memory_pool().used_bytes())
 
     def address(self, array: Array) -> int:
         """Return where an array's first element is on the device."""

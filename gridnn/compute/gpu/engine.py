@@ -37,17 +37,18 @@ class Memory:
 
     Attributes
     ----------
-    peak_bytes
-        Of the arrays that were asked for at one time, as far as the device's allocator tells; 0 where it does not.
+    peak_bytes : int
+        The most in use, of all arrays on the device: parameters and the optimizer's state among them.
     """
 
     def __init__(self, device: Device) -> None:
-        self._device = device
-        self.peak_bytes = self.used_bytes = self.touched_bytes = self.asked = 0
+        self._device, self.peak_bytes = device, 0
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
         """Return an array of any content."""
-        return shaped(self._device.empty(prod(shape), dtype), shape)
+        found = shaped(self._device.empty(prod(shape), dtype), shape)
+        self.peak_bytes = max(self.peak_bytes, self._device.used_bytes)
+        return found
 
     def zeros(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
         """Return zeros."""
@@ -57,6 +58,7 @@ class Memory:
 
     def forget_peak(self) -> None:
         """Measure the peak from now on."""
+        self.peak_bytes = self._device.used_bytes
 
 
 class Engine:

@@ -15,8 +15,14 @@ core = pytest.importorskip(
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
 REGISTERS = 128
 """The most a thread may take: two blocks of 256 threads fit a multiprocessor."""
-TYPES = {"conv_tensor": ("float", "unsigned short")}
-"""What `real` may be where it is not float and double: on tensor cores TF32 and bfloat16."""
+PLAIN = [[("REAL", "float")], [("REAL", "double")]]
+DEFINED = {
+    "conv_tensor": [
+        *([("REAL", real)] for real in ("float", "unsigned short")),
+        [("REAL", "float"), ("COLUMNS", "64")],
+    ]
+}
+"""What is defined where it is not just float and double: on tensor cores TF32 and bfloat16, and narrow tiles."""
 TENSOR_CORES = {"sm_80", "sm_90", "sm_100"}
 """Architectures with these instructions; on others the kernels compile to a trap."""
 
@@ -24,10 +30,10 @@ TENSOR_CORES = {"sm_80", "sm_90", "sm_100"}
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", names())
 def test_it_compiles_and_spills_nothing(name: str, architecture: str) -> None:
-    for real in TYPES.get(name, ("float", "double")):
-        log = io.StringIO()
+    for defined in DEFINED.get(name, PLAIN):
+        log, real = io.StringIO(), defined[0][1]
         options = core.ProgramOptions(
-            arch=architecture, std="c++17", define_macro=[("REAL", real)], ptxas_options=["-v"]
+            arch=architecture, std="c++17", define_macro=defined, ptxas_options=["-v"]
         )
         made = core.Program(read_source(name), "c++", options).compile("cubin", logs=log)
         said = log.getvalue()

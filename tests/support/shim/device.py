@@ -6,6 +6,7 @@ memory without `to_host`.  Numbers may be mixed, and views, sums and products of
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -55,10 +56,12 @@ class ShimDevice:
         (file, character of the dtype, defines) of all that was compiled.
     waits
         How often the host waited.
+    used_bytes
+        Of arrays that somebody holds.
     """
 
     def __init__(self, order: str = "forward", capability: tuple[int, int] = (8, 0)) -> None:
-        self.order, self.launches, self.waits = order, list[tuple[str, str]](), 0
+        self.order, self.launches, self.waits, self.used_bytes = order, list[tuple[str, str]](), 0, 0
         self.capability = capability
         self._modules: dict[tuple[str, str, tuple[str, ...]], shim.Module] = {}
 
@@ -73,12 +76,20 @@ class ShimDevice:
     def empty(self, elements: int, dtype: DTypeLike) -> DeviceArray:
         found = np.empty(elements, dtype)
         found.view(np.uint8)[...] = 0xFF  # no content, so nobody may read it: not a number
-        return found.view(DeviceArray)
+        return self._counted(found)
 
     def from_host(self, array: NDArray[Any]) -> DeviceArray:
         if isinstance(array, DeviceArray) or not array.flags.c_contiguous:
             raise TypeError("an array of the device is there already, and one with gaps does not go")
-        return np.array(array).view(DeviceArray)
+        return self._counted(np.array(array))
+
+    def _counted(self, memory: NDArray[Any]) -> DeviceArray:
+        self.used_bytes += memory.nbytes
+        weakref.finalize(memory, self._forget, memory.nbytes)
+        return memory.view(DeviceArray)
+
+    def _forget(self, nbytes: int) -> None:
+        self.used_bytes -= nbytes
 
     def to_host(self, array: DeviceArray, out: NDArray[Any] | None = None) -> NDArray[Any]:
         if not isinstance(array, DeviceArray) or not array.flags.c_contiguous:
