@@ -54,7 +54,7 @@ def rank(host: str = "a", **changes: Any) -> dict[str, Any]:
     gpu = {"devices": [], "missing": "no CuPy", "cupy": "", "driver": 0, "runtime": 0, "nccl": 0}
     return {
         "host": host, "cores": [0, 1, 2, 3], "host_cores": 8, "memory_bytes": 100 << 30, "free_bytes": 50 << 30,
-        "gridnn": "1", "python": "3", "numpy": "2", "mpi": "MPICH  Version: 5", "standard": "5.0", "kinds": None,
+        "gridnn": "1", "python": "3", "numpy": "2", "mpi": "MPICH  Version: 5", "standard": "5.0",
         "threading": "multiple", "threads": 1, "cuda": {"operations": [], "why": "it says no"},
         "gpu": gpu | {"taken": None, "free_bytes": 0, "failed": ""}, **changes,
     }  # fmt: skip

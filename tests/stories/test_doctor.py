@@ -21,7 +21,7 @@ from tests.support.slurm import Cluster, cluster, missing
 
 FACTS = {
     "host", "cores", "host_cores", "memory_bytes", "free_bytes", "gridnn", "python", "numpy", "gpu", "mpi",
-    "standard", "kinds", "threading", "cuda", "threads",
+    "standard", "threading", "cuda", "threads",
 }  # fmt: skip
 
 
@@ -41,9 +41,7 @@ def answer(done: subprocess.CompletedProcess[str], code: int = 0) -> dict[str, A
 
 @pytest.mark.parametrize("ranks", [0, 1, 2, 3])
 def test_what_a_run_would_find(ranks: int) -> None:
-    started_s = time.monotonic()
     found = answer(run(ranks, "--json"))
-    assert time.monotonic() - started_s < 20.0  # two seconds on quiet cores
     size = max(1, ranks)
     assert len(found["ranks"]) == size and found["problems"] == []
     for rank in found["ranks"]:
