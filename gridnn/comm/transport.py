@@ -29,6 +29,7 @@ from numpy.typing import DTypeLike, NDArray
 from gridnn.compute.cpu.memory import Memory, innermost
 from gridnn.compute.gpu.engine import Engine
 from gridnn.compute.gpu.pieces import accumulate, pack, packable, pieces_of, unpack
+from gridnn.compute.interface import Memory as Source
 from gridnn.geometry.exchange import Piece
 from gridnn.geometry.interval import Box, extents_of, local_slices
 
@@ -130,7 +131,7 @@ class Host:
 
     def ready(self, parts: Sequence[Array]) -> list[Array]:
         """Return each part itself where it is contiguous, else a copy."""
-        return [self._packed(part) for part in parts]
+        return [_packed(part, self._memory) for part in parts]
 
     def landed(self, message: Array) -> Array:
         """Return the message."""
@@ -144,13 +145,15 @@ class Host:
         """Return messages that are arrays of their own."""
         return Load(self, path, dtype)
 
-    def _packed(self, part: Array) -> Array:
-        message = innermost(part)
-        if message.flags.c_contiguous:
-            return message
-        copy = self._memory.empty(part.shape, part.dtype)
-        copy[...] = part
-        return innermost(copy)
+
+def _packed(part: Array, memory: Source) -> Array:
+    """Return a part as a contiguous message: itself where it is one already, else a copy in a memory."""
+    message = innermost(part)
+    if message.flags.c_contiguous:
+        return message
+    copy = memory.empty(part.shape, part.dtype)
+    copy[...] = part
+    return innermost(copy)
 
 
 class Kept:
@@ -277,7 +280,7 @@ class Staged(OnDevice):
     def ready(self, parts: Sequence[Array]) -> list[Array]:
         """Return copies on the host, made when the device has computed the parts."""
         engine = self.engine
-        return [innermost(engine.give(p)) if engine.holds(p) else self._packed(p) for p in parts]
+        return [innermost(engine.give(p)) if engine.holds(p) else _packed(p, self._memory) for p in parts]
 
     def landed(self, message: Array) -> Array:
         """Return a copy on the device."""
@@ -326,7 +329,8 @@ class Aware(OnDevice):
 
     def ready(self, parts: Sequence[Array]) -> list[Array]:
         """Return each part itself where it is contiguous, else a copy beside it; they are computed."""
-        found = [self._beside(p) if self.engine.holds(p) else self._packed(p) for p in parts]
+        engine, host = self.engine, self._memory
+        found = [_packed(p, engine.memory if engine.holds(p) else host) for p in parts]
         self.engine.synchronize()
         return found
 
@@ -338,11 +342,3 @@ class Aware(OnDevice):
         """Return what is packed, when it is."""
         self.engine.synchronize()
         return packed
-
-    def _beside(self, part: Array) -> Array:
-        message = innermost(part)
-        if message.flags.c_contiguous:
-            return message
-        copy = self.engine.empty(part.shape, part.dtype)
-        copy[...] = part
-        return innermost(copy)

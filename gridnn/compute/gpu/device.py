@@ -2,9 +2,9 @@
 
     from_host, empty  ->  arrays of the device  ->  launch("conv", "forward", grid, block, ...)  ->  to_host
 
-Only this file names CuPy.  What it does with a kernel is the same call that the tests answer on the CPU, so all that
-stands above it runs where there is no device.  Launches return at once and keep their order; `to_host` and
-`synchronize` wait.
+Only this file computes with CuPy (`found` asks it what is there).  What it does with a kernel is the same call that the
+tests answer on the CPU, so all that stands above it runs where there is no device.  Launches return at once and keep
+their order; `to_host` and `synchronize` wait.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from gridnn.compute.gpu.found import device_of
 from gridnn.compute.gpu.source import Kernel, kernels_of, pack, read_source
 from gridnn.errors import InputError
 
@@ -120,7 +121,9 @@ def open_device(rank_on_host: int) -> Device:
     InputError
         Without CuPy, a driver, or a device.
     """
-    return CupyDevice(rank_on_host % _count())
+    number = device_of(rank_on_host, _count())
+    assert number is not None, "`_count` is at least one"
+    return CupyDevice(number)
 
 
 def _count() -> int:
