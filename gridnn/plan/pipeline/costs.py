@@ -1,0 +1,46 @@
+"""What the stages of a pipelined plan cost, one pass and one step: the numbers that partition and simulation work on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class StageCost(NamedTuple):
+    """A stage on its ranks, the slowest of them.
+
+    Attributes
+    ----------
+    forward_s, backward_s
+        Of one pass, what moves inside the stage included.
+    update_s
+        Of one step: sums of gradients that backward does not hide, and the update.
+    weight_bytes
+        Parameters, gradients and optimizer state.
+    kept_bytes, input_bytes
+        What one open pass keeps for backward; of that, what comes from other stages or the data.
+    """
+
+    forward_s: float
+    backward_s: float
+    update_s: float
+    weight_bytes: int
+    kept_bytes: int
+    input_bytes: int
+
+
+class Transfer(NamedTuple):
+    """What one pass moves from a stage to a later one, and back: seconds on the slowest link, bytes of all ranks."""
+
+    source: int
+    target: int
+    forward_s: float
+    backward_s: float
+    forward_bytes: int
+    backward_bytes: int
+
+
+class PipelineCost(NamedTuple):
+    """All stages, in order, and all transfers between them."""
+
+    stages: tuple[StageCost, ...]
+    transfers: tuple[Transfer, ...]
