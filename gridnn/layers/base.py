@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -25,6 +26,9 @@ from gridnn.geometry.interval import Box, extents_of
 from gridnn.geometry.traffic import Key
 from gridnn.network import placement
 from gridnn.network.placed import PlacedLayer
+
+Stowed = dict[str, Any]
+"""What a layer keeps of one pass."""
 
 
 @dataclass
@@ -47,6 +51,7 @@ class Parameter:
 class Layer:
     """A layer on its grid, as one rank sees it."""
 
+    KEEPS: ClassVar[tuple[str, ...]] = ()  # attributes that hold what a forward leaves for its backward
     wants_dx = True  # False where the input is data: nobody asks for its gradient
     rectified = False  # True where the ReLU that follows is part of this layer (see fuse)
 
@@ -77,6 +82,15 @@ class Layer:
     def backward(self, dy: Array) -> list[Array]:
         """Return the gradient by each input, in the layout of its need."""
         raise AssertionError(f"{self.name}: a layer computes its own backward")
+
+    def stow(self) -> Stowed:
+        """Take out what the last forward left for its backward, so that another pass can come between."""
+        mine = self.__dict__
+        return {name: mine.pop(name) for name in self.KEEPS if name in mine}
+
+    def fetch(self, stowed: Stowed) -> None:
+        """Put back what `stow` took out."""
+        self.__dict__.update(stowed)
 
     def weigh(self) -> None:
         """Add the gradients of the parameters to `Parameter.grad`; most layers have none left to add."""

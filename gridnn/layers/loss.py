@@ -27,6 +27,8 @@ class Verdict(NamedTuple):
 class Loss(Layer):
     """A loss: `judge`, then `gradient`."""
 
+    KEEPS = ("_kept", "_weight")
+
     def judge(self, x: Array, target: Array, valid: int, score: bool) -> Verdict:
         """Return the rank's share of the loss and, if `score`, of the correct predictions."""
         raise AssertionError(f"{self.name}: a loss judges by itself")

@@ -26,6 +26,8 @@ from gridnn.network import spec as s
 class BatchNormalisation(Layer):
     """Batch norm; `mean` and `variance` are the running statistics of the rank's channels."""
 
+    KEEPS = ("_kept",)
+
     def statistics(self) -> dict[str, Array]:
         """Return the running statistics by name, live; before the first step those of nothing seen."""
         if not hasattr(self, "mean"):
@@ -77,6 +79,8 @@ class BatchNormalisation(Layer):
 
 class LayerNormalisation(Layer):
     """Layer norm over channels and space of each sample; by the reference, on the host whatever the engine."""
+
+    KEEPS = ("_kept",)
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the normalised block."""

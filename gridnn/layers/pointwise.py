@@ -21,6 +21,7 @@ from gridnn.network import spec as s
 class ActivationLayer(Layer):
     """An elementwise function; keeps its input or its output, whichever the derivative reads."""
 
+    KEEPS = ("_kept",)
     absorbed = False  # True where the layer before it does its work (see fuse)
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
@@ -50,6 +51,7 @@ class ActivationLayer(Layer):
 class DropoutLayer(Layer):
     """Dropout by global element index: the mask is the same on every grid (`at` is set by the model)."""
 
+    KEEPS = ("_draw", "_kept")
     at: tuple[int, int] = (0, 0)  # seed of the run, number of the pass
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
@@ -75,6 +77,8 @@ class DropoutLayer(Layer):
 
 class Addition(Layer):
     """The sum of the inputs."""
+
+    KEEPS = ("_y",)
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the sum, in the order of the inputs."""

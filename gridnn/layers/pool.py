@@ -21,6 +21,8 @@ from gridnn.network import spec as s
 class Pooling(Layer):
     """Max or average over windows."""
 
+    KEEPS = ("_shape", "_best")
+
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the pooled block."""
         x, spec = inputs[0].wait(), self._spec
@@ -59,6 +61,8 @@ class Pooling(Layer):
 class GlobalAverage(Layer):
     """Mean over all of space: (N, C, *S) to (N, C), owed over the axes that cut space until it settles."""
 
+    KEEPS = ("_shape",)
+
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the means at rest."""
         x = inputs[0].wait()
@@ -77,6 +81,8 @@ class GlobalAverage(Layer):
 
 class GlobalMax(Layer):
     """Maximum over all of space: (N, C, *S) to (N, C); each rank has whole samples."""
+
+    KEEPS = ("_shape", "_best")
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the maxima."""

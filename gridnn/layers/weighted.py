@@ -25,6 +25,8 @@ class Epilogue(TypedDict):
 class Weighted(Layer):
     """A layer with a weight and perhaps a bias."""
 
+    KEEPS = ("_x", "_y")
+
     @cached_property
     def epilogue(self) -> Epilogue:
         """Bias and ReLU, where the output is at rest as computed."""

@@ -1,4 +1,4 @@
-"""What the stages of a pipelined plan cost, one pass and one step: the numbers that partition and simulation work on."""
+"""What the stages of a pipelined plan cost: the numbers that partition and simulation work on."""
 
 from __future__ import annotations
 

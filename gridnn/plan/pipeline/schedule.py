@@ -34,7 +34,7 @@ SCHEDULES = ("sequential", "gpipe", "1f1b", "delayed", "local")
 EXACT = ("sequential", "gpipe", "1f1b")
 """Those whose steps are those of one process."""
 FORMS = ("replay", "stash")
-"""How `delayed` goes back: through the kept input with the weights of now, or through what was kept with those of then."""
+"""How `delayed` goes back: from its kept input with the weights of now, or from all it kept with those of then."""
 
 
 class Task(NamedTuple):
