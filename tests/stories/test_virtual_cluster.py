@@ -266,11 +266,11 @@ def test_a_start_that_is_interrupted(tmp_path: Path) -> None:
     for wait_s in (0.1, 0.3, 0.5):  # whatever it is at, then
         job = subprocess.Popen(
             [sys.executable, COMMAND, "up", "--dir", folder, "2"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, text=True,
         )  # fmt: skip
         time.sleep(wait_s)
         os.killpg(job.pid, signal.SIGINT)
-        if job.wait(20) == 0:  # it was faster
+        if job.communicate(timeout=20)[0].startswith("up: "):  # it was faster
             assert call(folder, "down").returncode == 0
         assert until(lambda: not folder.exists() and not programs(folder))
 
