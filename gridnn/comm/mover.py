@@ -29,9 +29,16 @@ from gridnn.geometry.traffic import Key
 
 
 class Route:
-    """What one rank does in one exchange: integers only, made once."""
+    """What one rank does in one exchange: integers only, made once.
 
-    def __init__(self, exchange: Exchange, rank: int) -> None:
+    Parameters
+    ----------
+    lane
+        Of the trail: a direction between stages, else nothing.
+    """
+
+    def __init__(self, exchange: Exchange, rank: int, lane: str = "") -> None:
+        self.lane = lane
         self.kind = exchange.kind
         self.group = exchange.group(rank)
         self.source: Box = exchange.source.box(rank)
@@ -150,7 +157,7 @@ def start(
         return Pending.arrived_already(world, array)
     pending = Pending(world, path, array, dtype, margin, ((key.layer,), key.direction))
     if path.group:
-        world.trail.enter(path.kind, path.group, key)
+        world.trail.enter(path.kind, path.group, key, path.lane)
         with world.clock.phase(path.kind, pending.where):
             {"allgather": _gather, "reduce_scatter": _scatter}.get(path.kind, _point_to_point)(
                 world, pending, key

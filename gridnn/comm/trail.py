@@ -6,6 +6,9 @@ else each of them does in between.  So what two ranks say of one number can be c
     ranks 0-3    1 halo conv1    2 all-reduce conv1    3 halo conv2          rank 0 waits in 3
     ranks 0-3    1 halo conv1    2 all-reduce conv1    3 all-gather fc6      rank 2 waits in 3, which is another one
     ranks 0, 1                     1 reduce-scatter pool1                    ranks 2 and 3 have no part in it
+
+Between stages that work on several passes at once only messages of one direction have one order: each direction is a
+`lane`, with numbers of its own.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ class Movement(NamedTuple):
     ranks: Ranks
     number: int
     where: Where
+    lane: str = ""
 
 
 class Place(NamedTuple):
@@ -59,9 +63,9 @@ class Place(NamedTuple):
         named = (m for m in reversed(self.recent) if (m.kind, m.where) == (kind, self.where))
         return next(named, None)
 
-    def entered(self, ranks: Ranks) -> int:
+    def entered(self, ranks: Ranks, lane: str = "") -> int:
         """Return the number of the last movement of these ranks that it remembers, 0 for none."""
-        return next((m.number for m in reversed(self.recent) if m.ranks == ranks), 0)
+        return next((m.number for m in reversed(self.recent) if (m.ranks, m.lane) == (ranks, lane)), 0)
 
 
 class Trail:
@@ -73,34 +77,37 @@ class Trail:
     __slots__ = ("_counts", "_recent")
 
     def __init__(self) -> None:
-        self._counts: dict[int, tuple[Ranks, list[int]]] = {}
-        self._recent: deque[tuple[str, Ranks, Subject]] = deque(maxlen=KEPT)
+        self._counts: dict[str, dict[int, tuple[Ranks, list[int]]]] = {"": {}}
+        self._recent: deque[tuple[str, Ranks, Subject, str]] = deque(maxlen=KEPT)
 
-    def enter(self, kind: str, ranks: Ranks, subject: Subject) -> None:
+    def enter(self, kind: str, ranks: Ranks, subject: Subject, lane: str = "") -> None:
         """Note that this rank enters a movement among `ranks`."""
         # By identity, because the hash of a tuple of a thousand ranks takes longer than all the rest.
-        found = self._counts.get(id(ranks)) or self._new(ranks)
-        found[1][0] += 1
-        self._recent.append((kind, ranks, subject))
+        found = self._counts[lane].get(id(ranks)) if lane in self._counts else None
+        (found or self._new(ranks, lane))[1][0] += 1
+        self._recent.append((kind, ranks, subject, lane))
 
-    def _new(self, ranks: Ranks) -> tuple[Ranks, list[int]]:
-        if len(self._counts) >= _GROUPS:  # somebody makes new tuples of the same ranks again and again
-            self._counts = {id(each): (each, [number]) for each, number in self._numbers().items()}
-        self._counts[id(ranks)] = ranks, [0]  # holds the tuple, so its identity stays its own
-        return self._counts[id(ranks)]
+    def _new(self, ranks: Ranks, lane: str) -> tuple[Ranks, list[int]]:
+        counts = self._counts.setdefault(lane, {})
+        if len(counts) >= _GROUPS:  # somebody makes new tuples of the same ranks again and again
+            numbers = {ranks: number for (ranks, at), number in self._numbers().items() if at == lane}
+            counts = self._counts[lane] = {id(each): (each, [number]) for each, number in numbers.items()}
+        counts[id(ranks)] = ranks, [0]  # holds the tuple, so its identity stays its own
+        return counts[id(ranks)]
 
-    def _numbers(self) -> dict[Ranks, int]:
-        numbers: dict[Ranks, int] = {}
-        for ranks, (count,) in tuple(self._counts.values()):
-            numbers[ranks] = numbers.get(ranks, 0) + count
+    def _numbers(self) -> dict[tuple[Ranks, str], int]:
+        numbers: dict[tuple[Ranks, str], int] = {}
+        for lane, counts in tuple(self._counts.items()):
+            for ranks, (count,) in tuple(counts.values()):
+                numbers[ranks, lane] = numbers.get((ranks, lane), 0) + count
         return numbers
 
     def recent(self) -> tuple[Movement, ...]:
         """Return the last movements, oldest first."""
         numbers, found = self._numbers(), []
-        for kind, ranks, subject in reversed(tuple(self._recent)):
-            found.append(Movement(kind, ranks, numbers[ranks], where_is(subject)))
-            numbers[ranks] -= 1
+        for kind, ranks, subject, lane in reversed(tuple(self._recent)):
+            found.append(Movement(kind, ranks, numbers[ranks, lane], where_is(subject), lane))
+            numbers[ranks, lane] -= 1
         return tuple(reversed(found))
 
 

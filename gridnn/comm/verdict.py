@@ -87,13 +87,13 @@ def _absent(absent: Sequence[int], hosts: Sequence[str]) -> list[Cause]:
 
 def _mismatches(places: Sequence[Place]) -> list[Cause]:
     """Compare what ranks say of the same number; of each set of ranks the first difference counts."""
-    said: dict[tuple[Ranks, int], dict[tuple[str, Where], list[int]]] = {}
+    said: dict[tuple[Ranks, str, int], dict[tuple[str, Where], list[int]]] = {}
     for place in places:
         for movement in place.recent:
-            kinds = said.setdefault((movement.ranks, movement.number), {})
+            kinds = said.setdefault((movement.ranks, movement.lane, movement.number), {})
             kinds.setdefault((movement.kind, movement.where), []).append(place.rank)
     causes, seen = [], set[Ranks]()
-    for (ranks, number), kinds in sorted(said.items(), key=lambda item: item[0][1]):
+    for (ranks, _, number), kinds in sorted(said.items(), key=lambda item: item[0][2]):
         if len(kinds) > 1 and ranks not in seen:
             seen.add(ranks)
             parts = sorted(kinds.items(), key=lambda item: len(item[1]))  # the few first: the fault is theirs
@@ -124,7 +124,7 @@ def _late(places: Sequence[Place]) -> list[Cause]:
         late = tuple(
             rank
             for rank in movement.ranks
-            if rank in by_rank and by_rank[rank].entered(movement.ranks) < movement.number
+            if rank in by_rank and by_rank[rank].entered(movement.ranks, movement.lane) < movement.number
         )
         if late:
             has = "has" if len(late) == 1 else "have"

@@ -4,57 +4,56 @@
     backward   a consumer's dX goes back as soon as the edge's last consumer has added its part; the weights'
                products are computed while it is on its way; gradient sums start bucket by bucket
 
-All ranks walk the same layers in the same order; a rank outside a layer's scheme only passes messages on.
+All ranks walk the same layers in the same order; a rank outside a layer's scheme only passes messages on.  In stages
+(`network.stages`) a rank walks those of its own.  Several passes may be open then: what one leaves for its backward is
+set aside while others come between.
+
+    forward of pass 2     set aside 2     take up 1     backward of pass 1
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gridnn.comm.clock import Where
 from gridnn.comm.mover import Pending, Route, start
 from gridnn.comm.world import Array, World
 from gridnn.compute.cpu.engine import Engine as CpuEngine
 from gridnn.compute.interface import Engine, subjects_of
-from gridnn.geometry.exchange import Exchange
 from gridnn.geometry.interval import Box, Interval, extents_of, local_slices
-from gridnn.geometry.traffic import Key
 from gridnn.layers.arena import Arena
-from gridnn.layers.base import Layer
+from gridnn.layers.base import Layer, Stowed
 from gridnn.layers.conv import Convolution
 from gridnn.layers.fuse import fuse, margins
+from gridnn.layers.itinerary import Itinerary, Stop, Way
 from gridnn.layers.kinds import make_layer
 from gridnn.layers.loss import Loss, Verdict
+from gridnn.layers.norm import BatchNormalisation
 from gridnn.layers.pointwise import DropoutLayer
 from gridnn.network.graph import INPUT, check_runs
 from gridnn.network.placed import Edge, PlacedNetwork
+from gridnn.network.stages import Stages
 
 
-class Stop(NamedTuple):
-    """What the passes do at a layer, looked up once."""
+@dataclass
+class Pass:
+    """What is kept of a forward until its backward.
 
-    layer: Layer
-    works: bool  # on this rank
-    inputs: tuple[int, ...]  # edges
-    leaves: tuple[tuple[int, Route, Key], ...]  # edges its output takes
-    gives: tuple[tuple[Route, Key] | None, ...]  # the way back of each input
-    last: tuple[int, ...]  # edges that nobody reads after it
-    margin: int | None  # edge into whose margin buffer its output is written
-    computes: tuple[Where, Where, Where]  # what the clock is told: forward, backward, weights
+    Attributes
+    ----------
+    layers
+        What each layer left; None if the forward will be made again.
+    arrived
+        What came from other stages, by edge, if so.
+    sent
+        Messages to other stages, which have them before their gradients come back.
+    """
 
-
-def _key(edge: Edge, direction: str, exchange: Exchange) -> Key:
-    return Key(edge.owner, direction, exchange.kind, " ".join(exchange.axes))
-
-
-def _computes(layer: Layer, works: bool) -> tuple[Where, Where, Where]:
-    """Return what a layer does on this rank, pass by pass; a layer with nothing to weigh only goes backward."""
-    mine = (layer.name,) if works else ()
-    weighs = type(layer).weigh is not Layer.weigh
-    return (mine, "forward"), (mine, "backward"), (mine, "weights" if weighs else "backward")
+    layers: list[Stowed] | None = None
+    arrived: dict[int, Array] = field(default_factory=dict)
+    sent: list[Pending] = field(default_factory=list)
 
 
 class Model:
@@ -67,33 +66,50 @@ class Model:
         sums of gradients.
     engine
         What computes; by default the best of this machine.
+    stages
+        Of the network, on ranks of their own.
+    detached
+        No gradient goes from a stage to the one before: each has a loss of its own.
+    twin
+        A model of the same plan for passes of another size, whose parameters and running statistics this one has, too.
     """
 
     def __init__(
         self, world: World, placed: PlacedNetwork, dtype: DTypeLike, bucket_bytes: int = 4 << 20,
-        cut_optimizer: bool = False, overlap: bool = True, engine: Engine | None = None,
+        cut_optimizer: bool = False, overlap: bool = True, engine: Engine | None = None, *,
+        stages: Stages | None = None, detached: bool = False, twin: Model | None = None,
     ) -> None:  # fmt: skip
         check_runs(placed.network)
         self.world, self.placed, self.dtype = world, placed, np.dtype(dtype)
         self.engine: Engine = engine or CpuEngine.detect(world.memory)
         self.compute = subjects_of(self.engine)
-        self.arena = Arena(world, placed, dtype, bucket_bytes, cut_optimizer, overlap, self.engine)
+        self.arena = twin.arena if twin else Arena(
+            world, placed, dtype, bucket_bytes, cut_optimizer, overlap, self.engine
+        )  # fmt: skip
         self.layers = [
             make_layer(world, p, dtype, self.arena.parameters[p.node.name], self.engine)
             for p in placed.layers
         ]
         self.paths = [None if e.exchange is None else Route(e.exchange, world.rank) for e in placed.edges]
+        way = Itinerary(world.rank, placed, self.paths, stages, detached)
         for layer in self.layers:
-            layer.wants_dx = any(placed.edges[e].exchange is not None for e in layer.placed.edges)
+            layer.wants_dx = any(way.returns(e) for e in layer.placed.edges)
             if isinstance(layer, Convolution):
                 layer.overlap_halo = overlap
+        if twin:
+            for layer, other in zip(self.layers, twin.layers, strict=True):
+                if isinstance(layer, BatchNormalisation) and isinstance(other, BatchNormalisation):
+                    layer.share(other)
         fuse(placed, self.layers)
-        self._margins = margins(placed, self.layers, self.paths)
         loss = self.layers[-1]
         assert isinstance(loss, Loss)
-        self.loss = loss
-        self._stops = self._itinerary()
+        self.loss, self.stage = loss, way.stage
+        self._stops = way.stops(self.layers, margins(placed, self.layers, self.paths))
         self._uses = [sum(stop.inputs.count(e) for stop in self._stops) for e in range(len(placed.edges))]
+        self._arrivals, self._returning = way.arrivals(), way.returning()
+        self._returns = [way.returns(e) for e in range(len(placed.edges))]
+        self._pass, self._giving = Pass(), list[Pending]()
+        self.output: Array | None = None
 
     @property
     def input_box(self) -> Box:
@@ -109,14 +125,15 @@ class Model:
 
     @property
     def target_box(self) -> Box:
-        """What this rank reads of a batch of targets."""
-        return self.placed.target.box(self.world.rank)
+        """What this rank reads of a batch of targets: the loss of its stage, or the network's."""
+        losses = [stop.layer.placed for stop in self._stops if isinstance(stop.layer, Loss)]
+        return (losses[-1].target if losses else self.placed.target).box(self.world.rank)
 
     def forward(
         self, x: Array, target: Array, *, valid: int | None = None, train: bool = True, score: bool = False,
-        at: tuple[int, int] = (0, 0),
+        at: tuple[int, int] = (0, 0), replay: Pass | None = None,
     ) -> Verdict:  # fmt: skip
-        """Run the network on one batch and judge it.
+        """Run the network, or this rank's stage of it, on one batch and judge it.
 
         Parameters
         ----------
@@ -126,28 +143,47 @@ class Model:
             Samples that count; the rest of the batch is padding.
         at
             Seed and number of the pass, for dropout.
+        replay
+            A pass to be made again, from what had arrived: nothing is sent to other stages, and running statistics
+            stay as they are.
         """
+        valid = self.placed.batch if valid is None else valid
         with self.world.clock.phase("compute", ((), "forward")):
-            return self._forward(x, target, self.placed.batch if valid is None else valid, train, score, at)
+            return self._forward(x, target, valid, train, score, at, replay)
 
     def _forward(
-        self, x: Array, target: Array, valid: int, train: bool, score: bool, at: tuple[int, int]
-    ) -> Verdict:
+        self, x: Array, target: Array, valid: int, train: bool, score: bool, at: tuple[int, int],
+        replay: Pass | None,
+    ) -> Verdict:  # fmt: skip
+        before, self._pass = self._pass, Pass()
+        # An evaluation's: no backward has waited for them.
+        for pending in (*before.sent, *(replay.sent if replay else ())):
+            pending.wait()
         coming: dict[int, Pending] = {
-            i: self._read(e, x) for i, e in enumerate(self.placed.edges) if e.producer == INPUT
+            i: self._read(e, x)
+            for i, e in enumerate(self.placed.edges)
+            if e.producer == INPUT and self._uses[i]
         }
+        for way in self._arrivals:
+            coming[way.edge] = (
+                self._await(way) if replay is None
+                else Pending.arrived_already(self.world, replay.arrived[way.edge])
+            )  # fmt: skip
+        arriving = {way.edge: coming[way.edge] for way in self._arrivals}
         margin, clock = dict[int, tuple[Array, Array]](), self.world.clock
-        verdict = Verdict(0.0, 0.0, 0.0)
-        self.output: Array | None = None
+        verdict, self.output = Verdict(0.0, 0.0, 0.0), None
         for stop in self._stops:
             clock.at(stop.computes[0])
             layer, inputs = stop.layer, [coming[e] for e in stop.inputs]
             if isinstance(layer, DropoutLayer):
                 layer.at = at
-            if layer is self.loss:
+            elif isinstance(layer, BatchNormalisation):
+                layer.frozen = replay is not None
+            if isinstance(layer, Loss):
                 self.output = y = inputs[0].wait()
                 if stop.works:
-                    verdict = self.loss.judge(y, self.engine.take(target), valid, score)
+                    found = layer.judge(y, self.engine.take(target), valid, score)
+                    verdict = found if layer is self.loss else verdict
             elif stop.works:
                 if stop.margin is not None:
                     layer.into = self._margin(stop.margin, margin)
@@ -156,11 +192,42 @@ class Model:
             else:
                 y = self._nothing(layer)
             for e, path, key in stop.leaves:
+                if replay is not None and not self._uses[e]:
+                    continue
                 room, middle = margin.pop(e, (None, None)) if margin else (None, None)
                 coming[e] = start(self.world, path, y, key, self.dtype, room if y is middle else None)
             for e in stop.last:
                 coming.pop(e).wait()  # also completes what this rank only sent
+        self._pass.arrived = {e: pending.wait() for e, pending in arriving.items()}
+        self._pass.sent = list(coming.values())  # to other stages: nobody of this one has read them
         return verdict
+
+    def set_aside(self, again: bool = False) -> Pass:
+        """Take out what the last forward left for its backward.
+
+        Parameters
+        ----------
+        again
+            Keep only what came from other stages: the forward will be made again.
+        """
+        kept, self._pass = self._pass, Pass()
+        layers = [stop.layer.stow() for stop in self._stops]
+        if not again:
+            kept.layers, kept.arrived = layers, {}
+        return kept
+
+    def take_up(self, kept: Pass) -> None:
+        """Put back what `set_aside` took out."""
+        assert kept.layers is not None, "only what arrived was kept of this pass: make its forward again"
+        self._pass = kept
+        for stop, stowed in zip(self._stops, kept.layers, strict=True):
+            stop.layer.fetch(stowed)
+
+    def settle(self) -> None:
+        """Wait until other stages have all that was sent to them."""
+        for pending in (*self._pass.sent, *self._giving):
+            pending.wait()
+        self._pass.sent, self._giving = [], []
 
     def backward(self, scale: float = 1.0, last: bool = True) -> None:
         """Add the gradients of `scale` times the loss of the last forward to the arena.
@@ -175,15 +242,16 @@ class Model:
 
     def _backward(self, scale: float, last: bool) -> None:
         left, sums = list(self._uses), dict[int, Array]()
-        coming: dict[int, Pending] = {}
         clock = self.world.clock
+        self.settle()
+        coming = {way.edge: self._await(way) for way in self._returning}
         for stop in reversed(self._stops):
             clock.at(stop.computes[1])
             layer, dy = stop.layer, self._collect(stop, coming)
             if not stop.works:
                 found = [self.engine.empty((0,) * len(need), self.dtype) for need in layer.needs]
-            elif layer is self.loss:
-                found = [self.loss.gradient(scale)]
+            elif isinstance(layer, Loss):
+                found = [layer.gradient(scale)]
             else:
                 found = layer.backward(dy)
             for e, dx, back in zip(stop.inputs, found, stop.gives, strict=True):
@@ -195,37 +263,18 @@ class Model:
                 if left[e]:
                     sums[e] = dx
                 else:
-                    coming[e] = start(self.world, back[0], dx, back[1], self.dtype)
+                    coming[e] = start(self.world, back.route, dx, back.key, self.dtype)
             if stop.works:
                 clock.at(stop.computes[2])
                 layer.weigh()
                 if last:
                     self.arena.finished(layer.name)
+        self._giving = list(coming.values())  # to stages before, which have them when they go backward
 
-    def _itinerary(self) -> list[Stop]:
-        """Return what the passes do at each layer, in the order of forward."""
-        edges, stops = self.placed.edges, list[Stop]()
-        users = [[layer.name for layer in self.layers if i in layer.placed.edges] for i in range(len(edges))]
-        backs: list[tuple[Route, Key] | None] = []
-        for edge in edges:
-            transposed = None if edge.exchange is None else edge.exchange.transpose()
-            backs.append(
-                None if transposed is None
-                else (Route(transposed, self.world.rank), _key(edge, "backward", transposed))
-            )  # fmt: skip
-        for layer in self.layers:
-            leaves = [
-                (i, path, _key(edge, "forward", edge.exchange))
-                for i, (edge, path) in enumerate(zip(edges, self.paths, strict=True))
-                if edge.producer == layer.name and path is not None and edge.exchange is not None
-            ]
-            mine = layer.placed.edges
-            stops.append(Stop(
-                layer, self.world.rank in layer.scheme.ranks, mine, tuple(leaves), tuple(backs[e] for e in mine),
-                tuple(dict.fromkeys(e for e in mine if users[e][-1] == layer.name)), self._margins.get(layer.name),
-                _computes(layer, self.world.rank in layer.scheme.ranks),
-            ))  # fmt: skip
-        return stops
+    def _await(self, way: Way) -> Pending:
+        """Start to receive what other stages send on an edge."""
+        nothing = self.engine.empty(way.route.shape, self.dtype)
+        return start(self.world, way.route, nothing, way.key, self.dtype)
 
     def _margin(self, edge: int, margin: dict[int, tuple[Array, Array]]) -> Array:
         """Make the margin buffer of a halo edge; return its middle, for the producer to write."""
@@ -237,10 +286,12 @@ class Model:
 
     def _collect(self, stop: Stop, coming: dict[int, Pending]) -> Array:
         """Return the gradient of a layer's output: the sum of what its edges give back."""
-        if len(stop.leaves) == 1:
-            return coming.pop(stop.leaves[0][0]).wait()
-        parts = [coming.pop(e).wait() for e, _, _ in stop.leaves]
-        return self.compute.pointwise.add(self.engine, parts) if parts else self._nothing(stop.layer)
+        parts = [coming.pop(way.edge).wait() for way in stop.leaves if self._returns[way.edge]]
+        if len(parts) > 1:
+            return self.compute.pointwise.add(self.engine, parts)
+        if parts or not stop.leaves or not stop.works:
+            return parts[0] if parts else self._nothing(stop.layer)
+        return self.engine.memory.zeros(extents_of(stop.layer.out), self.dtype)  # only stages behind use it
 
     def _read(self, edge: Edge, x: Array) -> Pending:
         """Return an input edge, which has arrived: the loader read it."""

@@ -33,6 +33,14 @@ class PlacedLayer:
         """The exchange from the output as computed to the output at rest."""
         return Exchange(self.placement.raw, self.placement.out)
 
+    @property
+    def target(self) -> Layout:
+        """Layout of the targets of a loss: that of its input, without the class dim for class numbers."""
+        logits = self.placement.needs[0]
+        if isinstance(self.node.spec, s.SoftmaxCrossEntropy):
+            return Layout(self.scheme, (logits.dims[0], *logits.dims[2:]))
+        return logits
+
 
 @dataclass(frozen=True)
 class Edge:
@@ -64,12 +72,8 @@ class PlacedNetwork:
 
     @property
     def target(self) -> Layout:
-        """Layout of the targets: that of the loss's input, without the class dim for class numbers."""
-        loss = self.layers[-1]
-        logits = loss.placement.needs[0]
-        if isinstance(loss.node.spec, s.SoftmaxCrossEntropy):
-            return Layout(loss.scheme, (logits.dims[0], *logits.dims[2:]))
-        return logits
+        """Layout of the targets of the network's loss."""
+        return self.layers[-1].target
 
 
 def place_network(network: Network, schemes: Mapping[str, Scheme], batch: int, procs: int) -> PlacedNetwork:
