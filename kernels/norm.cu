@@ -14,23 +14,7 @@
 // Caller     y is null or of x's shape; M > 0
 // Reference  gridnn.compute.cpu.reference.norm
 // Source     own; Ioffe and Szegedy 2015
-#include "common.cuh"
-
-#define LANES 32
-#define ROWS 8
-
-// Add up what the eight rows of threads have of each channel, and leave it to the block's chunk.
-static __device__ void leave(double one, double two, double* partial, int channels) {
-    __shared__ double held[2][ROWS][LANES];
-    const int lane = threadIdx.x, row = threadIdx.y, channel = blockIdx.x * LANES + lane;
-    held[0][row][lane] = one;
-    held[1][row][lane] = two;
-    __syncthreads();
-    if (row >= 2 || channel >= channels) return;  // row 0 adds up the first sum, row 1 the second
-    double sum = 0;
-    for (int r = 0; r < ROWS; ++r) sum += held[row][r][lane];
-    partial[((index_t)blockIdx.y * 2 + row) * channels + channel] = sum;
-}
+#include "columns.cuh"
 
 extern "C" __global__ void moments(const real* x, const double* shift, long long rows, int channels,
                                    long long rows_of_a_chunk, double* partial) {
@@ -64,15 +48,6 @@ extern "C" __global__ void backward_sums(const real* x, const real* dy, const re
         products *= inv_std[channel];
     }
     leave(sum, products, partial, channels);
-}
-
-// Add up the chunks, the first first; `sums` and a chunk of `partial` have as many elements.
-extern "C" __global__ void fold(const double* partial, long long chunks, int elements, double* sums) {
-    for (index_t i = first(); i < elements; i += step()) {
-        double sum = 0;
-        for (index_t chunk = 0; chunk < chunks; ++chunk) sum += partial[chunk * elements + i];
-        sums[i] = sum;
-    }
 }
 
 extern "C" __global__ void apply(const real* x, const double* mean, const double* inv_std, const real* gamma,

@@ -7,6 +7,8 @@
     pointwise,
     softmax,
     update
+    layer_norm,  NumPy                       kernels/*.cu
+    upsample
 
 Layers ask `subjects_of` their engine and know no more: the modules of both folders are held to these protocols by the
 type checker, and to each other by tests.  Arrays are (N, C, *S), channels innermost, where the engine has its memory;
@@ -23,7 +25,7 @@ from typing import Any, Protocol
 
 from numpy.typing import DTypeLike, NDArray
 
-from gridnn.compute.cpu import conv, linear, norm, pointwise, pool, softmax, update
+from gridnn.compute.cpu import conv, layer_norm, linear, norm, pointwise, pool, softmax, update, upsample
 from gridnn.compute.cpu.window import Window
 from gridnn.compute.random import Draw
 
@@ -154,6 +156,32 @@ class Pool(Protocol):
     def max_space_backward(self, engine: Any, dy: Array, local_index: Array, x_shape: Shape) -> Array: ...
 
 
+class Upsample(Protocol):
+    """Upsampling of a block, nearest and linear; all words but `out` are global integers, one a spatial dim."""
+
+    def nearest_forward(
+        self, engine: Any, x: Array, *, factor: Shape, out_start: Shape, in_start: Shape, out_extent: Shape,
+        out: Array | None = None,
+    ) -> Array:  # fmt: skip
+        ...
+
+    def nearest_backward(
+        self, engine: Any, dy: Array, *, factor: Shape, out_start: Shape, in_start: Shape, in_extent: Shape
+    ) -> Array: ...
+
+    def linear_forward(
+        self, engine: Any, x: Array, *, in_size: Shape, out_size: Shape, out_start: Shape, in_start: Shape,
+        out_extent: Shape, out: Array | None = None,
+    ) -> Array:  # fmt: skip
+        ...
+
+    def linear_backward(
+        self, engine: Any, dy: Array, *, in_size: Shape, out_size: Shape, out_start: Shape, in_start: Shape,
+        in_extent: Shape,
+    ) -> Array:  # fmt: skip
+        ...
+
+
 class Norm(Protocol):
     """Batch norm, cut where statistics are summed over ranks."""
 
@@ -178,6 +206,28 @@ class Norm(Protocol):
         y: Array | None = None,
     ) -> Array:  # fmt: skip
         ...
+
+
+class LayerNorm(Protocol):
+    """Layer norm, cut where statistics are summed over ranks."""
+
+    def moments(self, engine: Any, x: Array) -> Array: ...
+
+    def statistics(self, engine: Any, sums: Array, count: int, eps: float) -> Any: ...
+
+    def apply(
+        self, engine: Any, x: Array, statistics: Any, gamma: Array, beta: Array, *, out: Array | None = None
+    ) -> Array: ...
+
+    def backward_sums(self, engine: Any, x: Array, statistics: Any, gamma: Array, dy: Array) -> Array: ...
+
+    def backward_apply(
+        self, engine: Any, x: Array, statistics: Any, gamma: Array, dy: Array, sums: Array, count: int
+    ) -> Array: ...
+
+    def parameter_gradients(
+        self, engine: Any, x: Array, statistics: Any, dy: Array
+    ) -> tuple[Array, Array]: ...
 
 
 class Pointwise(Protocol):
@@ -260,19 +310,21 @@ class Subjects:
     conv: Conv
     linear: Linear
     pool: Pool
+    upsample: Upsample
     norm: Norm
+    layer_norm: LayerNorm
     pointwise: Pointwise
     softmax: Softmax
     update: Update
 
 
-CPU = Subjects(conv, linear, pool, norm, pointwise, softmax, update)
+CPU = Subjects(conv, linear, pool, upsample, norm, layer_norm, pointwise, softmax, update)
 
 
 def subjects_of(engine: Engine) -> Subjects:
     """Return the modules that compute with an engine; those of a GPU are loaded where one is used."""
     if engine.where == "cpu":
         return CPU
-    from gridnn.compute.gpu import conv, linear, norm, pointwise, pool, softmax, update
+    from gridnn.compute.gpu import conv, layer_norm, linear, norm, pointwise, pool, softmax, update, upsample
 
-    return Subjects(conv, linear, pool, norm, pointwise, softmax, update)
+    return Subjects(conv, linear, pool, upsample, norm, layer_norm, pointwise, softmax, update)

@@ -15,13 +15,15 @@ from collections.abc import Sequence
 from gridnn.comm.mover import Route
 from gridnn.layers.base import Layer
 from gridnn.layers.conv import Convolution
-from gridnn.layers.norm import BatchNormalisation
-from gridnn.layers.pointwise import ActivationLayer, Addition, Concatenation
+from gridnn.layers.norm import BatchNormalisation, LayerNormalisation
+from gridnn.layers.pointwise import ActivationLayer, Addition, Concatenation, Upsampling
 from gridnn.layers.pool import Pooling
 from gridnn.network.fusion import absorbed
 from gridnn.network.placed import PlacedNetwork
 
-WRITERS = (Convolution, BatchNormalisation, Addition, Pooling, ActivationLayer, Concatenation)
+WRITERS = (
+    Convolution, BatchNormalisation, LayerNormalisation, Addition, Pooling, ActivationLayer, Concatenation, Upsampling,
+)  # fmt: skip
 
 
 def fuse(placed: PlacedNetwork, layers: Sequence[Layer]) -> None:

@@ -18,7 +18,6 @@ import numpy as np
 
 from gridnn.comm.mover import Pending
 from gridnn.comm.world import Array
-from gridnn.compute.cpu.reference import norm as reference
 from gridnn.layers.base import Layer
 from gridnn.network import spec as s
 
@@ -27,6 +26,12 @@ class BatchNormalisation(Layer):
     """Batch norm; `mean` and `variance` are the running statistics of the rank's channels."""
 
     KEEPS = ("_kept",)
+
+    frozen = False  # True while a pass is made again: the running statistics have moved
+
+    def share(self, other: BatchNormalisation) -> None:
+        """Have the running statistics of another layer."""
+        self.mean, self.variance = other.statistics().values()
 
     def statistics(self) -> dict[str, Array]:
         """Return the running statistics by name, live; before the first step those of nothing seen."""
@@ -43,7 +48,13 @@ class BatchNormalisation(Layer):
         if train:
             sums = self._sum(self.compute.norm.moments(self.engine, x, self.mean), "forward")
             statistics = self.compute.norm.statistics(
-                self.engine, sums, self._count, self.mean, self.variance, spec.momentum, spec.eps
+                self.engine,
+                sums,
+                self._count,
+                self.mean,
+                self.variance,
+                0.0 if self.frozen else spec.momentum,
+                spec.eps,
             )
         else:
             statistics = (self.mean, 1 / np.sqrt(self.variance + spec.eps))
@@ -78,40 +89,36 @@ class BatchNormalisation(Layer):
 
 
 class LayerNormalisation(Layer):
-    """Layer norm over channels and space of each sample; by the reference, on the host whatever the engine."""
+    """Layer norm over channels and space of each sample."""
 
     KEEPS = ("_kept",)
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the normalised block."""
-        x, spec = inputs[0].wait(), self.placed.node.spec
+        x, spec, norm = inputs[0].wait(), self.placed.node.spec, self.compute.layer_norm
         assert isinstance(spec, s.LayerNorm)
-        x, gamma, beta = self._given(x, "gamma", "beta")
-        first, second = self._sum(reference.sample_moments(x), "forward") / self._count
-        self._kept = (x, first, 1 / np.sqrt(np.maximum(second - first * first, 0) + spec.eps))
-        return self.engine.take(reference.sample_apply(*self._kept, gamma, beta))
+        sums = self._sum(norm.moments(self.engine, x), "forward")
+        statistics = norm.statistics(self.engine, sums, self._count, spec.eps)
+        gamma, beta = self.parameters["gamma"].value, self.parameters["beta"].value
+        self._kept = (x, statistics)
+        return norm.apply(self.engine, x, statistics, gamma, beta, out=self.output())
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX."""
-        dy, gamma = self._given(dy, "gamma")
-        sums = self._sum(reference.sample_backward_sums(*self._kept, gamma, dy), "backward")
+        norm, gamma = self.compute.layer_norm, self.parameters["gamma"].value
+        sums = self._sum(norm.backward_sums(self.engine, *self._kept, gamma, dy), "backward")
         self._dy = dy
-        return [self.engine.take(reference.sample_backward_apply(*self._kept, gamma, dy, sums, self._count))]
+        return [norm.backward_apply(self.engine, *self._kept, gamma, dy, sums, self._count)]
 
     def weigh(self) -> None:
         """Add the gradients of gamma and beta, owed over the batch."""
-        gamma, beta = reference.sample_parameter_gradients(*self._kept, self._dy)
-        self.parameters["gamma"].grad += self.engine.take(gamma)
-        self.parameters["beta"].grad += self.engine.take(beta)
+        gamma, beta = self.compute.layer_norm.parameter_gradients(self.engine, *self._kept, self._dy)
+        self.parameters["gamma"].grad += gamma
+        self.parameters["beta"].grad += beta
         del self._kept, self._dy
 
     def _sum(self, sums: Array, direction: str) -> Array:
         return self.sum_over(self.placed.placement.statistics, sums, direction)
-
-    def _given(self, array: Array, *parameters: str) -> list[Array]:
-        """Return an array and parameters on the host."""
-        give = self.engine.give
-        return [give(array), *(give(self.parameters[name].value) for name in parameters)]
 
     @property
     def _count(self) -> int:

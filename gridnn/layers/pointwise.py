@@ -11,7 +11,6 @@ import numpy as np
 
 from gridnn.comm.mover import Pending
 from gridnn.comm.world import Array
-from gridnn.compute.cpu.reference import upsample
 from gridnn.compute.random import Draw
 from gridnn.geometry.interval import extents_of, volume
 from gridnn.layers.base import Layer
@@ -128,25 +127,32 @@ class Flattening(Layer):
 
 
 class Upsampling(Layer):
-    """Nearest or linear upsampling of the block, whose rows' weights depend on global indices only; on the host."""
+    """Nearest or linear upsampling of the block, whose rows' weights depend on global indices only."""
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the upsampled block."""
-        x, extents = self.engine.give(inputs[0].wait()), [i.size for i in self.out[2:]]
+        x, compute, y = inputs[0].wait(), self.compute.upsample, self.output()
+        extents = extents_of(self.out[2:])
         if self._linear:
-            y = upsample.linear_forward(x, out_extent=extents, **self._sizes(), **self._starts())
-        else:
-            y = upsample.nearest_forward(x, out_extent=extents, factor=self._factors, **self._starts())
-        return self.engine.take(y)
+            return compute.linear_forward(
+                self.engine, x, out_extent=extents, out=y, **self._sizes(), **self._starts()
+            )
+        return compute.nearest_forward(
+            self.engine, x, out_extent=extents, out=y, factor=self._factors, **self._starts()
+        )
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX in the layout of the need."""
-        dy, extents = self.engine.give(dy), [i.size for i in self.needs[0][2:]]
+        compute, extents = self.compute.upsample, extents_of(self.needs[0][2:])
         if self._linear:
-            dx = upsample.linear_backward(dy, in_extent=extents, **self._sizes(), **self._starts())
+            dx = compute.linear_backward(
+                self.engine, dy, in_extent=extents, **self._sizes(), **self._starts()
+            )
         else:
-            dx = upsample.nearest_backward(dy, in_extent=extents, factor=self._factors, **self._starts())
-        return [self.engine.take(dx)]
+            dx = compute.nearest_backward(
+                self.engine, dy, in_extent=extents, factor=self._factors, **self._starts()
+            )
+        return [dx]
 
     @property
     def _spec(self) -> s.Upsample:
@@ -159,8 +165,8 @@ class Upsampling(Layer):
         return self._spec.windows[0].linear
 
     @property
-    def _factors(self) -> list[int]:
-        return [w.factor for w in self._spec.windows]
+    def _factors(self) -> tuple[int, ...]:
+        return tuple(w.factor for w in self._spec.windows)
 
     def _sizes(self) -> dict[str, tuple[int, ...]]:
         return {
@@ -168,8 +174,8 @@ class Upsampling(Layer):
             "out_size": self.placed.placement.out.shape[2:],
         }
 
-    def _starts(self) -> dict[str, list[int]]:
+    def _starts(self) -> dict[str, tuple[int, ...]]:
         return {
-            "out_start": [i.start for i in self.out[2:]],
-            "in_start": [i.start for i in self.needs[0][2:]],
+            "out_start": tuple(i.start for i in self.out[2:]),
+            "in_start": tuple(i.start for i in self.needs[0][2:]),
         }

@@ -18,6 +18,7 @@ from tests.support.shim.device import ShimDevice
 BATCH = 5
 FLOAT32 = 2e-5
 SOME = ["conv3", "conv-groups", "max-pool", "residual", "inception", "unet", "linear-chain"]
+SOME += ["layer-norm", "layer-norm-features", "upsample", "upsample-linear"]
 
 
 def on_device(world: World, order: str = "forward", transport: type[Staged | Aware] = Staged) -> Engine:

@@ -1,9 +1,8 @@
-"""Normalisation of a block, cut where statistics are summed over ranks.
+"""Batch norm of a block, cut where statistics are summed over ranks.
 
     batch norm    moments -> [sum over ranks] -> apply          backward_sums -> [sum over ranks] -> backward_apply
 
-A sum with another array and a rectifier after it are part of the same pass over memory.  Layer norm is the
-reference's (`gridnn.compute.cpu.reference.norm`).
+A sum with another array and a rectifier after it are part of the same pass over memory.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Normalisation of a block, cut where statistics are summed over ranks: kernels/norm.cu.
+"""Batch norm of a block, cut where statistics are summed over ranks: kernels/norm.cu, kernels/norm_statistics.cu.
 
-    batch norm    moments -> [sum over ranks] -> apply          backward_sums -> [sum over ranks] -> backward_apply
+    forward     moments -> [sum over ranks] -> statistics -> apply
+    backward    backward_sums -> [sum over ranks] -> backward_apply
 
     kernel                    threads
     moments, backward_sums    blocks of 32 channels by 8 rows, one a chunk of rows; then `fold` adds up the chunks
+    statistics                one a channel
     apply, backward_apply     one an element
 
 A rectifier after it is part of the same pass over memory.  Vectors of channels are on the device as well, sums and
@@ -16,7 +18,6 @@ from math import prod
 
 import numpy as np
 
-from gridnn.compute.cpu.reference import norm as reference
 from gridnn.compute.gpu.dense import blank, plain, settled, target
 from gridnn.compute.gpu.device import Array
 from gridnn.compute.gpu.engine import Engine
@@ -35,7 +36,16 @@ def statistics(
     engine: Engine, sums: Array, count: int, mean: Array, variance: Array, momentum: float, eps: float
 ) -> Statistics:
     """Return those of the batch from the moments over all ranks; the running mean and variance move in place."""
-    return reference.statistics(sums, count, mean, variance, momentum, eps)
+    channels, running = sums.shape[1], (mean, variance)
+    moved = [plain(engine, vector, np.float64) for vector in running]
+    now = blank(engine, (2, channels), np.float64)
+    unbias, sums = count / max(1, count - 1), plain(engine, sums, np.float64)
+    arguments = [sums, max(count, 1), unbias, *moved, momentum, eps, now, channels]
+    engine.walk("norm_statistics", "batch", channels, arguments, np.float64)
+    for vector, there in zip(running, moved, strict=True):
+        if there is not vector:  # a copy that the kernel could change
+            vector[...] = there
+    return now
 
 
 def apply(

@@ -40,7 +40,8 @@ def test_every_function_of_the_cpu_is_there(subject: str, name: str) -> None:
 
 
 def test_subjects_are_all_and_have_functions() -> None:
-    assert {"conv", "linear", "norm", "pointwise", "pool", "softmax", "update"} == set(SUBJECTS)
+    wanted = {"conv", "layer_norm", "linear", "norm", "pointwise", "pool", "softmax", "update", "upsample"}
+    assert wanted == set(SUBJECTS)
     assert {subject for subject, _ in CALLS} == set(SUBJECTS)
 
 

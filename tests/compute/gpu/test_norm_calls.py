@@ -53,6 +53,23 @@ def test_statistics(calls: Calls, count: int) -> None:
         calls.held(found[which], wanted[which])
     calls.held(given[1], mean)
     calls.held(given[2], variance)
+    assert calls.device.launches == [("norm_statistics", "batch")]
+
+
+def test_running_statistics_of_another_type_move_where_they_are(order: str) -> None:
+    """In float32, and every second element of a longer array: a copy is changed, and copied back."""
+    calls, rng = Calls(order), np.random.default_rng(12)
+    sums, mean, variance = rng.uniform(5, 9, (2, 6)), rng.standard_normal(6), rng.uniform(1, 2, 6)
+    sums[1, 3] = 0  # below the square of the first: rounding took it there
+    sums[:, 4] = np.nan
+    given = calls.plain(mean.astype(np.float32)), calls.plain(np.repeat(variance, 2))[::2]
+    found = gpu.statistics(calls.engine, calls.plain(sums), 40, *given, 0.1, 1e-5)
+    wanted = cpu.statistics(CPU, sums, 40, mean, variance, 0.1, 1e-5)
+    for which in (0, 1):
+        calls.held(found[which], wanted[which], (1e-6, 1e-6))
+    calls.held(given[0], mean.astype(np.float32), (1e-6, 1e-6))
+    calls.held(given[1], variance, (1e-6, 1e-6))
+    assert np.isnan(variance[4]) and np.isfinite(np.delete(variance, 4)).all()
 
 
 @DTYPES
