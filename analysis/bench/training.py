@@ -66,7 +66,7 @@ def prepare(
         values = {f"{n}.{p}": q.value for n, of in model.arena.parameters.items() for p, q in of.items()}
         np.savez(weights, **cast(Any, values))
     config = TrainSection(batch=batch, steps=1, optimizer="sgd", lr=lr, momentum=momentum, weight_decay=decay)
-    trainer = Trainer(world, model, Job(network, plan, placed, 1), config, 1, 1)
+    trainer = Trainer(world, [model], Job(network, plan, placed, 1), config, 1, 1)
     target_shape = network.shapes[network.output][1:]
     x = measure.numbers((batch, *shape), 0)[tuple(slice(*i) for i in model.input_box)]
     target = measure.classes((batch, *target_shape), classes, 1)
@@ -76,7 +76,7 @@ def prepare(
         "layers": exported(network), "input": shape, "target": target_shape, "classes": classes, "weights": weights,
         "flops": batch * step_flops(network),
     }  # fmt: skip
-    return lambda: trainer.step(0, loader).loss, described
+    return lambda: trainer.step(0, loader)[0].loss, described
 
 
 def step_flops(network: Network) -> int:

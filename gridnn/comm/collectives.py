@@ -52,6 +52,17 @@ def start_sum(
     return Landing.of(world, request, message, array)
 
 
+def start_scalars(world: World, ranks: tuple[int, ...], array: Array, key: Key) -> Awaited | None:
+    """Start to sum a few numbers of the host in place over `ranks`, outside of the queue: they may stay open long."""
+    if len(ranks) < 2:
+        return None
+    world.trail.enter("allreduce", ranks, key, "scalars")
+    with world.clock.phase("allreduce", where_of([(key, array.size)])):
+        request = world.group(ranks, "scalars").Iallreduce(MPI.IN_PLACE, array)
+    _count_allreduce(world, ranks, array, [(key, array.size)])
+    return request
+
+
 def start_reduce_scatter(
     world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]
 ) -> tuple[Awaited | None, Array]:
@@ -111,7 +122,7 @@ class Landing:
         self.array[...] = self.world.transport.landed(self.message)
 
 
-Awaited = Handle | Landing
+Awaited = Handle | Landing | MPI.Request
 
 
 def finish(world: World, request: Awaited | None, kind: str, where: Where = NOWHERE) -> None:

@@ -12,6 +12,7 @@ for a halo it is the exact form of their Eq. 7; for an all-reduce see `geometry.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from math import prod
 
 from gridnn.geometry.exchange import Exchange
@@ -46,18 +47,25 @@ def predict_step(
     """
     step = Traffic()
     step.merge(predict_forward(placed, rank, itemsize, train=True), passes)
-    step.merge(_backward(placed, rank, itemsize), passes)
-    step.merge(_gradients(placed, rank, itemsize, bucket_bytes, cut_optimizer))
+    step.merge(predict_backward(placed, rank, itemsize), passes)
+    step.merge(predict_gradients(placed, rank, itemsize, bucket_bytes, cut_optimizer))
     return step
 
 
 def predict_forward(
-    placed: PlacedNetwork, rank: int, itemsize: int, *, train: bool, score: bool = False
-) -> Traffic:
-    """Return the traffic of one forward pass of one rank."""
+    placed: PlacedNetwork, rank: int, itemsize: int, *, train: bool, score: bool = False,
+    without: Container[int] = (),
+) -> Traffic:  # fmt: skip
+    """Return the traffic of one forward pass of one rank.
+
+    Parameters
+    ----------
+    without
+        Edges on which nothing moves.
+    """
     traffic = Traffic()
-    for edge in placed.edges:
-        if edge.exchange is not None:
+    for e, edge in enumerate(placed.edges):
+        if edge.exchange is not None and e not in without:
             _exchange(traffic, edge.owner, "forward", edge.exchange, rank, itemsize)
     for layer in placed.layers:
         _inside(traffic, layer, "forward", rank, itemsize)
@@ -72,10 +80,13 @@ def predict_scalars(traffic: Traffic, layer: str, direction: str, procs: int, ra
         traffic.add(Key(layer, direction, "allreduce", "all"), 1, share * STATISTIC_BYTES)
 
 
-def _backward(placed: PlacedNetwork, rank: int, itemsize: int) -> Traffic:
+def predict_backward(
+    placed: PlacedNetwork, rank: int, itemsize: int, *, without: Container[int] = ()
+) -> Traffic:
+    """Return the traffic of one backward pass of one rank, without the sums of gradients; see `predict_forward`."""
     traffic = Traffic()
-    for edge in placed.edges:
-        if edge.exchange is not None:
+    for e, edge in enumerate(placed.edges):
+        if edge.exchange is not None and e not in without:
             _exchange(traffic, edge.owner, "backward", edge.exchange.transpose(), rank, itemsize)
     for layer in placed.layers:
         _inside(traffic, layer, "backward", rank, itemsize)
@@ -140,8 +151,10 @@ def _statistics(
             traffic.add(key, 1, share * size)
 
 
-def _gradients(placed: PlacedNetwork, rank: int, itemsize: int, bucket_bytes: int, cut: bool) -> Traffic:
-    """Sum the gradients of the owed buckets over their replicas (Gholami et al. 2018, Eqs. 4 and 8)."""
+def predict_gradients(
+    placed: PlacedNetwork, rank: int, itemsize: int, bucket_bytes: int, cut: bool
+) -> Traffic:
+    """Return the traffic of the sums of gradients over replicas (Gholami et al. 2018, Eqs. 4 and 8)."""
     traffic = Traffic()
     for bucket in plan_buckets(placed, rank, bucket_bytes, itemsize):
         procs = len(bucket.replicas)

@@ -107,6 +107,17 @@ class Arena:
                 )
                 block[...] = self._take(first)
 
+    def copied(self) -> list[Array]:
+        """Return a copy of all values."""
+        return [live.value.copy() for live in self._live]
+
+    def exchanged(self, values: list[Array]) -> list[Array]:
+        """Put other values (of `copied`) in the place of those that are there, and return these."""
+        before = self.copied()
+        for live, value in zip(self._live, values, strict=True):
+            live.value[...] = value
+        return before
+
     @property
     def nbytes(self) -> int:
         """Bytes of values and gradients."""

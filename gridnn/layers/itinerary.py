@@ -19,7 +19,7 @@ from gridnn.geometry.exchange import Exchange
 from gridnn.geometry.traffic import Key
 from gridnn.layers.base import Layer
 from gridnn.network.placed import Edge, PlacedNetwork
-from gridnn.network.stages import Stages, ranks_of
+from gridnn.network.stages import Stages, crossing, stage_at
 
 
 class Way(NamedTuple):
@@ -63,7 +63,8 @@ class Itinerary:
         self, rank: int, placed: PlacedNetwork, paths: Sequence[Route | None], stages: Stages | None, detached: bool
     ) -> None:  # fmt: skip
         self.rank, self.placed, self.paths, self.detached = rank, placed, paths, detached
-        self._of, self.stage = _place(rank, placed, stages)
+        self.stage, self._crossing = stage_at(rank, placed, stages), crossing(placed, stages)
+        self._of = stages.of if stages else dict.fromkeys((la.node.name for la in placed.layers), 0)
         self._at = {layer.node.name: i for i, layer in enumerate(placed.layers)}
 
     def stops(self, layers: Sequence[Layer], margins: Mapping[str, int]) -> list[Stop]:
@@ -84,31 +85,24 @@ class Itinerary:
 
     def arrivals(self) -> list[Way]:
         """Return the edges from other stages to this one, in the order in which they are sent."""
-        coming = [e for e in self._crossing() if self._of[self._edge(e).owner] == self.stage]
+        coming = [e for e in self._crossing if self._of[self._edge(e).owner] == self.stage]
         return [self._there(e) for e in sorted(coming, key=lambda e: (self._at[self._edge(e).producer], e))]
 
     def returning(self) -> list[Way]:
         """Return the edges on which gradients come back from other stages, in the order in which they are sent."""
         coming = [
-            e for e in self._crossing() if self._of[self._edge(e).producer] == self.stage and self.returns(e)
+            e for e in self._crossing if self._of[self._edge(e).producer] == self.stage and self.returns(e)
         ]
         return [self._back(e) for e in sorted(coming, key=self._when_given)]
 
     def returns(self, e: int) -> bool:
         """Return whether a gradient comes back on an edge."""
-        return self._edge(e).exchange is not None and not (self.detached and self._crosses(e))
+        return self._edge(e).exchange is not None and not (self.detached and e in self._crossing)
 
     def _when_given(self, e: int) -> tuple[int, int]:
         """Return when the gradient of an edge is whole: its first user is the last to go backward."""
         owner = self._at[self._edge(e).owner]
         return -owner, max(i for i, each in enumerate(self.placed.layers[owner].edges) if each == e)
-
-    def _crossing(self) -> list[int]:
-        return [e for e in range(len(self.placed.edges)) if self._crosses(e)]
-
-    def _crosses(self, e: int) -> bool:
-        edge = self._edge(e)
-        return edge.exchange is not None and self._of[edge.producer] != self._of[edge.owner]
 
     def _edge(self, e: int) -> Edge:
         return self.placed.edges[e]
@@ -116,23 +110,15 @@ class Itinerary:
     def _there(self, e: int) -> Way:
         edge, path = self._edge(e), self.paths[e]
         assert path is not None and edge.exchange is not None
-        path.lane = "forward" if self._crosses(e) else ""
+        path.lane = "forward" if e in self._crossing else ""
         return Way(e, path, _key(edge, "forward", edge.exchange))
 
     def _back(self, e: int) -> Way:
         edge = self._edge(e)
         assert edge.exchange is not None
         transposed = edge.exchange.transpose()
-        lane = "backward" if self._crosses(e) else ""
+        lane = "backward" if e in self._crossing else ""
         return Way(e, Route(transposed, self.rank, lane), _key(edge, "backward", transposed))
-
-
-def _place(rank: int, placed: PlacedNetwork, stages: Stages | None) -> tuple[Mapping[str, int], int]:
-    """Return the stage of each layer and of a rank."""
-    if stages is None:
-        return dict.fromkeys((layer.node.name for layer in placed.layers), 0), 0
-    ranks = ranks_of(stages, {layer.node.name: layer.scheme for layer in placed.layers})
-    return stages.of, next((k for k, mine in enumerate(ranks) if rank in mine), -1)
 
 
 def _key(edge: Edge, direction: str, exchange: Exchange) -> Key:

@@ -16,6 +16,7 @@ from functools import cached_property
 from gridnn.errors import InputError
 from gridnn.geometry.grid import Scheme
 from gridnn.network.graph import Network
+from gridnn.network.placed import PlacedNetwork
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,25 @@ def ranks_of(stages: Stages, schemes: Mapping[str, Scheme]) -> tuple[range, ...]
                 '"k2 @4" begins at rank 4'
             )
     return tuple(found)
+
+
+def crossing(placed: PlacedNetwork, stages: Stages | None) -> frozenset[int]:
+    """Return the edges (numbers) that lead from one stage to another."""
+    if stages is None:
+        return frozenset()
+    of = stages.of
+    return frozenset(
+        e for e, edge in enumerate(placed.edges)
+        if edge.exchange is not None and of[edge.producer] != of[edge.owner]
+    )  # fmt: skip
+
+
+def stage_at(rank: int, placed: PlacedNetwork, stages: Stages | None) -> int:
+    """Return the stage of a rank, -1 if it has no part in any."""
+    if stages is None:
+        return 0
+    ranks = ranks_of(stages, {layer.node.name: layer.scheme for layer in placed.layers})
+    return next((k for k, mine in enumerate(ranks) if rank in mine), -1)
 
 
 def _words(ranks: range) -> str:

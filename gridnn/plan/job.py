@@ -20,7 +20,7 @@ class Job:
     Attributes
     ----------
     batch
-        Samples in a step; `passes` of batch / passes each.
+        Samples in a step, in `passes` of the same number or of one less.
     itemsize
         Bytes of an element.
     states
@@ -38,15 +38,13 @@ class Job:
     def __post_init__(self) -> None:
         if self.procs < 1:
             raise InputError(f"{self.procs} processes: a plan needs at least 1; give --procs 1 or more")
-        if self.passes < 1 or self.batch < 1 or self.batch % self.passes:
-            raise InputError(
-                f"batch {self.batch} in {self.passes} passes: a pass needs the same whole number of samples, at least 1"
-            )
+        if self.passes < 1 or self.batch < self.passes:
+            raise InputError(f"batch {self.batch} in {self.passes} passes: each needs a sample at least")
 
     @property
     def per_pass(self) -> int:
-        """Samples in one pass."""
-        return self.batch // self.passes
+        """Samples in one pass, the largest."""
+        return -(-self.batch // self.passes)
 
     def tables(self) -> CostTables:
         """Return the cost tables of the job; what shapes decide they share with all jobs of the network."""

@@ -6,6 +6,8 @@
   "procs": 4, "batch": 64,                           (optional: refuses another number of processes, another batch)
   "passes": 1, "dtype": "float32", "machine": "h100", "model": {"name": "digits-cnn"},
                                                      (optional: what the plan was made for; `gridnn explain` asks)
+  "schedule": "1f1b", "stages": ["conv1", "conv4"],  (optional: layers from conv4 on have ranks of their own, and work
+                                                      on other passes at the same time; see pipeline.schedule)
   "layers": {
     "*":     "n4",                                   (every layer not named)
     "conv1": "h2 w2",
@@ -30,11 +32,13 @@ from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.network.graph import Network
 from gridnn.network.placed import check_scheme
 from gridnn.network.source import Source, read_source
+from gridnn.network.stages import cut_network, ranks_of
+from gridnn.plan.pipeline.schedule import Schedule
 
 FORMAT, VERSION = "gridnn-plan", 1
 ORDER = (
     "format", "version", "network", "digest", "model", "machine", "procs", "batch", "passes", "dtype", "origin",
-    "layers", "predicted",
+    "schedule", "form", "stages", "layers", "predicted",
 )  # fmt: skip
 
 
@@ -52,6 +56,10 @@ class Plan:
         What was expected of it: numbers and words for readers.
     model, machine
         Where the network comes from, and the name of the machine the plan is for, where they are known.
+    schedule, form
+        Of a pipeline (`plan.pipeline.schedule`).
+    stages
+        First layers of its stages; none without one.
     """
 
     network: str
@@ -65,6 +73,9 @@ class Plan:
     dtype: str = "float32"
     model: Source | None = None
     machine: str = ""
+    schedule: str = "sequential"
+    form: str = "replay"
+    stages: tuple[str, ...] = ()
 
     def dumps(self) -> str:
         """Return the plan as the text of a plan file, one line a layer."""
@@ -77,13 +88,18 @@ class Plan:
             table["model"] = self.model.table()
         if self.machine:
             table["machine"] = self.machine
+        if self.stages:
+            table |= {"schedule": self.schedule, "stages": list(self.stages)}
+            if self.schedule == "delayed":
+                table["form"] = self.form
         return json.dumps({key: table[key] for key in ORDER if key in table}, indent=2) + "\n"
 
     @property
     def summary(self) -> str:
         """The grid if it is the same for all layers, otherwise how many there are."""
         grids = dict.fromkeys(map(str, self.schemes.values()))
-        return next(iter(grids)) if len(grids) == 1 else f"{len(grids)} grids"
+        words = next(iter(grids)) if len(grids) == 1 else f"{len(grids)} grids"
+        return f"{len(self.stages)} stages ({self.schedule}), {words}" if self.stages else words
 
 
 @dataclass(frozen=True)
@@ -130,9 +146,13 @@ class PlanFile:
                 "network", f"{given.get('network', 'another')} ({given['digest']})",
                 f"{network.name} ({network.digest})", "digest",
             )  # fmt: skip
-        passes = given.get("passes", 1) if passes is None else passes
-        if batch % passes:
-            raise InputError(f"plan file {path}: batch {batch} cannot be split into {passes} equal passes")
+        pipelined = bool(given.get("stages"))
+        if passes is None or (pipelined and passes == 1):  # nobody splits a batch by accident
+            passes = given.get("passes", 1)
+        if batch < passes:
+            raise InputError(
+                f"plan file {path}: batch {batch} cannot be split into {passes} passes; each needs a sample at least"
+            )
         schemes = _schemes(path, given.get("layers"), network)
         for name, scheme in schemes.items():
             with _told_of(path):
@@ -140,7 +160,25 @@ class PlanFile:
         return Plan(
             network.name, network.digest, procs, batch, schemes, f"file {path.name}", given.get("predicted", {}),
             passes, given.get("dtype", "float32"), self.model, given.get("machine", ""),
+            *self._pipeline(network, schemes),
         )  # fmt: skip
+
+    def _pipeline(self, network: Network, schemes: Mapping[str, Scheme]) -> tuple[str, str, tuple[str, ...]]:
+        """Return schedule, form and first layers of the stages, checked."""
+        given = self.table
+        first = tuple(given.get("stages", ()))
+        with _told_of(self.path):
+            if not first:
+                if given.get("schedule", "sequential") != "sequential":
+                    raise InputError(
+                        f'schedule = {given["schedule"]!r} without "stages"; add the first layer of each, such as '
+                        f'"stages": ["{network.nodes[0].name}", "{network.nodes[len(network.nodes) // 2].name}"]'
+                    )
+                return "sequential", "replay", ()
+            stages = cut_network(network, first)
+            ranks_of(stages, schemes)
+            made = Schedule(given.get("schedule", "1f1b"), stages.count, 1, given.get("form", "replay"))
+        return made.name, made.form, stages.first
 
     def _agree(self, key: str, mine: int | None) -> int:
         given: int | None = self.table.get(key)
@@ -205,6 +243,9 @@ def open_plan(path: Path) -> PlanFile:
         ("predicted", dict, "a table"),
         ("machine", str, "a text"),
         ("dtype", str, "a text"),
+        ("schedule", str, "a text"),
+        ("form", str, "a text"),
+        ("stages", list, "a list of layers"),
     ):
         if key in table and not isinstance(table[key], kind):
             raise InputError(f"plan file {path}: {key} = {table[key]!r}; write {what}")

@@ -6,6 +6,7 @@ The same integers on every rank; nothing here communicates.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from gridnn.network import zoo
 from gridnn.network.graph import Network, check_runs
 from gridnn.network.placed import PlacedNetwork, place_network
 from gridnn.network.source import Source
+from gridnn.network.stages import Stages, cut_network, ranks_of, stage_at
 from gridnn.plan import problem
+from gridnn.plan.pipeline.schedule import Schedule
 from gridnn.plan.plan import Plan, read_plan, uniform_plan
 from gridnn.plan.search import MODEL_ERROR, search
 from gridnn.train.data.dataset import Dataset
@@ -30,12 +33,51 @@ from gridnn.train.sections import Config
 
 @dataclass(frozen=True)
 class Job:
-    """What a run will do: network, plan, and the network placed by it for one pass of a batch."""
+    """What a run will do: network, plan, and the network placed by it for one pass of a batch.
+
+    Attributes
+    ----------
+    placed
+        For the largest passes.
+    passes
+        Of a step.
+    rest
+        The network placed for passes of one sample less, where a batch has both.
+    stages
+        Of the network, if the plan has some.
+    """
 
     network: Network
     plan: Plan
     placed: PlacedNetwork
     passes: int
+    rest: PlacedNetwork | None = None
+    stages: Stages | None = None
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The order in which stages work."""
+        count = 1 if self.stages is None else self.stages.count
+        return Schedule(self.plan.schedule, count, self.passes, self.plan.form)
+
+    @property
+    def lag(self) -> int:
+        """Steps after which the loss of one is asked for: stages need not wait for each other before."""
+        return 0 if self.schedule.exact else self.schedule.stages - 1
+
+    @property
+    def sizes_placed(self) -> tuple[PlacedNetwork, ...]:
+        """The network placed for each size of a pass, by `kind`."""
+        return (self.placed,) if self.rest is None else (self.placed, self.rest)
+
+    def kind(self, number: int) -> int:
+        """Return which size a pass has: 0 for the largest, 1 for one sample less."""
+        return int(number % self.passes >= self.plan.batch % self.passes > 0)
+
+    def stage(self, rank: int) -> int:
+        """Return the stage of a rank; the last for one that has no part in any, and waits for nobody."""
+        found = stage_at(rank, self.placed, self.stages)
+        return found if found >= 0 else self.schedule.stages - 1
 
 
 def choose(config: Config, train: Dataset, procs: int) -> Job:
@@ -46,14 +88,19 @@ def choose(config: Config, train: Dataset, procs: int) -> Job:
     InputError
         If network, data, batch and plan do not fit each other.
     """
-    batch, passes = config.train.batch, config.train.accumulate
-    if batch % passes:
+    batch = config.train.batch
+    if batch < config.train.accumulate:
         raise InputError(
-            f"train.batch = {batch} cannot be split into train.accumulate = {passes} equal passes; use a divisor"
+            f"train.batch = {batch} cannot be split into train.accumulate = {config.train.accumulate} passes; each "
+            "needs a sample at least"
         )
     network = _network(config, train)
     plan = choose_plan(config, network, procs)
-    placed = place_network(network, plan.schemes, batch // passes, procs)
+    passes, stages = plan.passes, cut_network(network, plan.stages) if plan.stages else None
+    if stages is not None:
+        ranks_of(stages, plan.schemes)
+    placed = place_network(network, plan.schemes, -(-batch // passes), procs)
+    rest = place_network(network, plan.schemes, batch // passes, procs) if batch % passes else None
     machine = load_machine(config.plan.machine)
     cost = price_plan(
         placed, machine, np.dtype(config.train.dtype).itemsize, passes, bucket_bytes=config.train.bucket_bytes,
@@ -67,12 +114,11 @@ def choose(config: Config, train: Dataset, procs: int) -> Job:
     plan = replace(
         plan,
         predicted=predicted,
-        passes=passes,
         dtype=config.train.dtype,
         model=model,
         machine=config.plan.machine,
     )
-    return Job(network, plan, placed, passes)
+    return Job(network, plan, placed, passes, rest, stages)
 
 
 def choose_plan(config: Config, network: Network, procs: int) -> Plan:
@@ -82,7 +128,7 @@ def choose_plan(config: Config, network: Network, procs: int) -> Plan:
     """
     spec, batch, passes = config.plan.spec, config.train.batch, config.train.accumulate
     if spec == "auto":
-        return _planned(config, network, procs)
+        return replace(_planned(config, network, procs), passes=passes)
     if spec.endswith(".json") or "/" in spec:
         return read_plan(Path(spec), network, batch, procs, passes)
     grid = GridShape.parse(spec)
@@ -91,7 +137,8 @@ def choose_plan(config: Config, network: Network, procs: int) -> Plan:
             f'plan "{spec}" needs {grid.size} processes, {procs} {"is" if procs == 1 else "are"} running; '
             f"start {grid.size} (mpiexec -n {grid.size} ...) or choose a grid of {procs}"
         )
-    return uniform_plan(network, grid, batch, procs, f'"{spec}" for every layer')
+    plan = uniform_plan(network, grid, batch, procs, f'"{spec}" for every layer')
+    return replace(plan, passes=passes)
 
 
 def _planned(config: Config, network: Network, procs: int) -> Plan:

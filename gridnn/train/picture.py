@@ -37,7 +37,7 @@ def save_pictures(
         for shape in (dataset.input_shape, dataset.target_shape)
     ]
     with Loader(
-        dataset, loader.order, whole[0], whole[1], loader.dtype, loader.augment, loader.seed
+        dataset, loader.order, [(whole[0], whole[1])], loader.dtype, loader.augment, loader.seed
     ) as plain:
         full = plain.read(0)
     paths = []

@@ -32,13 +32,15 @@ from gridnn.train.data.order import PassOrder
 from gridnn.train.engine import engine_of, keep_choices, words
 from gridnn.train.folder import Record
 from gridnn.train.leave import Reason, Signals
+from gridnn.train.notes import Notes
 from gridnn.train.picture import save_pictures
+from gridnn.train.predicted import Predicted
 from gridnn.train.record import Summary
 from gridnn.train.resume import Start
 from gridnn.train.saving import Saving
 from gridnn.train.sections import Config
 from gridnn.train.spans import write_spans
-from gridnn.train.step import Evaluation, Trainer, predicted_evaluation, predicted_step
+from gridnn.train.step import Evaluation, Trainer
 from gridnn.train.tables import run_traffic, show_traffic
 from gridnn.train.tally import Tally
 from gridnn.train.trace import Trace
@@ -128,18 +130,17 @@ def _train(run: Run, start: Start, watchdog: Watchdog) -> Summary | Left:
     world, config = run.world, run.config
     t, passes = config.train, run.job.passes
     order, total = Order(run.train.count, t.batch, t.seed), steps_of(run)
-    model = Model(
-        world, run.job.placed, t.dtype, t.bucket_bytes, t.cut_optimizer, config.comm.overlap, run.engine
-    )
+    models = models_of(run)
+    model = models[0]
     machine = load_machine(config.plan.machine)
     beta = machine.slowest_s_per_byte
     # Where cores carry the bytes, a thread that moves them on only takes time from arithmetic.
     world.progress.on = config.comm.overlap and machine.overlap >= WORTH_HIDING
     world.sums.piece_bytes, world.progress.every_s = piece_bytes(beta), every_s(beta)
     model.arena.initialise(t.seed)
-    trainer = Trainer(world, model, run.job, t, order.steps_per_epoch, total)
-    judged = EvaluationOrder(run.test.count, t.batch // passes)
-    boxes, augment = (model.input_box, model.target_box), config.data.augment
+    trainer = Trainer(world, models, run.job, t, order.steps_per_epoch, total, start.step)
+    judged = EvaluationOrder(run.test.count, run.job.placed.batch)
+    boxes, augment = [(each.input_box, each.target_box) for each in models], config.data.augment
     texts = dump_toml(config), run.job.plan.dumps()
     saving = Saving(
         world, config, model, trainer.optimizer, run.signals, run.left_s,
@@ -151,42 +152,48 @@ def _train(run: Run, start: Start, watchdog: Watchdog) -> Summary | Left:
         record = None if start.folder is None else Record(start.folder, *texts, start.step)
     done, evaluation, reason = start.step, None, None
     tally, trace = Tally(), Trace(world, total, config.run.trace_steps, done)
-    step_traffic = predicted_step(run.job, t, world.size, world.rank)
-    evaluation_traffic = predicted_evaluation(run.job, t, world.size, world.rank, judged.steps)
+    predicted = Predicted(run.job, t, world.size, world.rank)
+    evaluation_traffic, filled = predicted.evaluation(judged.steps), start.step
     with (
         record or nullcontext(),
-        Loader(run.train, PassOrder(order, passes), *boxes, t.dtype, augment, t.seed) as loader,
-        Loader(run.test, judged, *boxes, t.dtype, augment.without_chance(), t.seed) as test_loader,
+        Loader(run.train, PassOrder(order, passes), boxes, t.dtype, augment, t.seed) as loader,
+        Loader(run.test, judged, boxes, t.dtype, augment.without_chance(), t.seed) as test_loader,
         saving,
         run.console.progress(total, config.run.log_every_s) as progress,
     ):
+        notes = Notes(record, progress, order.steps_per_epoch, t.batch, loss)
+
+        def drain() -> float:
+            """Bring all stages to the same step, for whoever looks at the weights; return the loss of the last."""
+            nonlocal filled
+            notes.known(trainer.drain(done, saving.before_update))
+            for number in range(done, run.job.schedule.last_step(done) if done > filled else done):
+                tally.predicted.merge(predicted.step(number, filled, done))
+            filled = done
+            return notes.loss
+
         world.ledger = Traffic()
         world.clock.take()
         while done < total and reason is None:
             trace.before(done)
             started_s, bytes_before = time.perf_counter(), world.ledger.received_bytes
-            result = trainer.step(done, loader, saving.before_update)
-            tally.predicted.merge(step_traffic)
+            results = trainer.step(done, loader, saving.before_update)
+            tally.predicted.merge(predicted.step(done, filled))
             watchdog.heard()
-            step_s, epoch = time.perf_counter() - started_s, done // order.steps_per_epoch
-            spent = world.clock.take()
+            step_s, spent = time.perf_counter() - started_s, world.clock.take()
             trace.after(done)
             tally.seconds.append(step_s)
             tally.spent(spent)
-            counted = world.ledger.received_bytes - bytes_before
-            if record is not None:
-                record.step(
-                    step=done, epoch=epoch, loss=result.loss, lr=result.lr, step_s=step_s, phases_s=spent,
-                    counted_bytes=counted, norm=result.norm,
-                )  # fmt: skip
-            done, loss, evaluation = done + 1, result.loss, None
-            progress.update(step=done, epoch=epoch + 1, loss=loss, lr=result.lr, samples=t.batch)
+            notes.made(done, step_s, spent, world.ledger.received_bytes - bytes_before)
+            notes.known(results)
+            done, evaluation = done + 1, None
             if t.eval and _time_to_judge(done, total, order.steps_per_epoch, t.eval_every_epochs):
+                drain()
                 evaluation = trainer.evaluate(test_loader, judged.steps, watchdog.heard)
                 tally.judged(evaluation_traffic)
                 progress.pause()
                 _say_evaluation(run.console, done, evaluation)
-            reason = saving.after_step(done, loss, None if evaluation is None else evaluation.loss)
+            reason = saving.after_step(done, None if evaluation is None else evaluation.loss, drain)
             watchdog.heard()
             tally.spent(world.clock.take())  # or the next step would seem to have spent it
         if done == start.step and t.eval:  # it had ended between its last step and its summary
@@ -201,7 +208,7 @@ def _train(run: Run, start: Start, watchdog: Watchdog) -> Summary | Left:
     if reason is not None and done < total:
         tally.check_traffic(world)
         return Left(reason, done, saved)
-    summary = tally.summary(world, run.job, trainer, total, loss, evaluation)
+    summary = tally.summary(world, run.job, trainer, total, notes.loss, evaluation)
     made, spans = total - start.step, trace.gather()
     traffic = run_traffic(world, tally.predicted, world.ledger, made, tally.evaluations)
     with agreed(world):
@@ -213,6 +220,18 @@ def _train(run: Run, start: Start, watchdog: Watchdog) -> Summary | Left:
             record.finish(summary)  # last: it says that all is there
     tally.check_traffic(world)
     return summary
+
+
+def models_of(run: Run) -> list[Model]:
+    """Return the models of a run, one for each size of a pass."""
+    config, job, found = run.config, run.job, list[Model]()
+    for placed in job.sizes_placed:
+        found.append(Model(
+            run.world, placed, config.train.dtype, config.train.bucket_bytes, config.train.cut_optimizer,
+            config.comm.overlap, run.engine, stages=job.stages, detached=job.plan.schedule == "local",
+            twin=found[0] if found else None,
+        ))  # fmt: skip
+    return found
 
 
 def _time_to_judge(done: int, total: int, steps_per_epoch: int, every: int) -> bool:

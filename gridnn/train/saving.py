@@ -99,17 +99,17 @@ class Saving:
             with self.world.clock.phase("checkpoint"):
                 self._writer.await_copy()
 
-    def after_step(self, done: int, loss: float, judged: float | None) -> Reason | None:
+    def after_step(self, done: int, judged: float | None, drain: Callable[[], float]) -> Reason | None:
         """Go on saving, begin a checkpoint where one is due; return why the run must leave now, or None.
 
         Parameters
         ----------
         done
             Steps made.
-        loss
-            Of the step.
         judged
             Loss of the evaluation after this step, None without one.
+        drain
+            Brings all stages to this step before they are saved, and returns its loss.
 
         Raises
         ------
@@ -126,7 +126,7 @@ class Saving:
             verdict.stop is not None or verdict.save or done == self.total
             or (every and done % every == 0) or (self._wanted.best and self._lowest < before)
         ):  # fmt: skip
-            self._save(done, loss, judged)
+            self._save(done, drain(), judged)
         return verdict.stop
 
     def finish(self) -> int | None:

@@ -38,6 +38,7 @@ Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Names = Annotated[tuple[Name, ...], BeforeValidator(_as_tuple)]
 Counts = Annotated[tuple[Count, ...], BeforeValidator(_as_tuple)]
 Pair = Annotated[tuple[Count, Count], BeforeValidator(_as_tuple)]
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
@@ -265,9 +266,9 @@ class TrainSection(Section):
                     f'train.milestones is given, but train.schedule is "{self.schedule}"; set it to "step"',
                 ),
                 (
-                    self.batch % self.accumulate != 0,
+                    self.batch < self.accumulate,
                     f"train.batch = {self.batch} cannot be split into train.accumulate = {self.accumulate} "
-                    "equal passes; use a divisor",
+                    "passes: each needs a sample at least",
                 ),
                 (
                     any(a >= b for a, b in zip(self.milestones, self.milestones[1:], strict=False)),
@@ -281,7 +282,15 @@ class PlanSection(Section):
     """How the network is cut over processes."""
 
     spec: Name = "auto"
-    """"auto", one grid for every layer such as "n2 k2", or the path of a plan file."""
+    """"auto", one grid for every layer such as "n2 k2", one for each stage such as "n2 | k2", or a plan file."""
+    stages: Names = ()
+    """First layers of the stages of a pipeline; left out, stages that take about the same time."""
+    schedule: Literal["auto", "sequential", "gpipe", "1f1b", "delayed", "local"] = "auto"
+    """Order in which stages work; "auto" is exact: the planner's choice, or "1f1b" for given stages."""
+    form: Literal["replay", "stash"] = "replay"
+    """How schedule "delayed" goes back: forward again with new weights, or with all that was kept."""
+    heads: Literal["none", "linear"] = "none"
+    """Losses of the stages for schedule "local": "linear" puts pooling and a linear layer behind each."""
     machine: Name = "laptop"
     """What plans are priced on: a machine of gridnn, or the path of a .toml file (see gridnn calibrate)."""
 
@@ -340,31 +349,31 @@ class ComputeSection(Section):
     """Factors of products: "bfloat16" where faster (choice "fixed": in all), on a GPU "tf32"; sums stay float32."""
     choice: Literal["measured", "fixed"] = "measured"
     """How a kernel is chosen for a layer: by a short measurement that is kept, or by rule, the same in every run."""
+    memory_limit: Positive | None = None
+    """What a rank may take of its GPU's memory: a share up to 1, bytes above; left out, all there is."""
     threads: Whole = 0
     """Threads of a rank; 0 takes OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, or the rank's share of the cores."""
 
     @model_validator(mode="after")
     def _agree(self) -> ComputeSection:
-        return _refuse(
-            self,
-            [
-                (
-                    self.precision == "bfloat16" and self.engine != "auto",
-                    f'compute.precision = "bfloat16" is oneDNN\'s, but compute.engine = "{self.engine}" leaves it out; '
-                    'take compute.engine = "auto"',
-                ),
-                (
-                    self.precision == "tf32" and self.device == "cpu",
-                    'compute.precision = "tf32" is of a GPU\'s tensor cores, but compute.device = "cpu"; take '
-                    'compute.device = "gpu", or compute.precision = "float32"',
-                ),
-                (
-                    self.precision == "bfloat16" and self.device == "gpu",
-                    'compute.precision = "bfloat16" is not there yet for compute.device = "gpu"; take '
-                    'compute.precision = "tf32" or "float32", or compute.device = "cpu"',
-                ),
-            ],
-        )
+        limit, device = self.memory_limit, f'compute.device = "{self.device}"'
+        return _refuse(self, [
+            (self.precision == "bfloat16" and self.engine != "auto",
+             f'compute.precision = "bfloat16" is oneDNN\'s, but compute.engine = "{self.engine}" leaves it out; '
+             'take compute.engine = "auto"'),
+            (self.precision == "tf32" and self.device == "cpu",
+             f'compute.precision = "tf32" is of a GPU\'s tensor cores, but {device}; take '
+             'compute.device = "gpu", or compute.precision = "float32"'),
+            (self.precision == "bfloat16" and self.device == "gpu",
+             f'compute.precision = "bfloat16" is not there yet for {device}; take '
+             'compute.precision = "tf32" or "float32", or compute.device = "cpu"'),
+            (limit is not None and self.device == "cpu",
+             f'compute.memory_limit is of a GPU\'s memory, but {device}; take compute.device = "gpu", or leave it out'),
+            # Less than a megabyte holds no network: GB or per cent were meant.
+            (limit is not None and 1 < limit < 1 << 20,
+             f"compute.memory_limit = {limit} is neither a share, up to 1, nor bytes that a run could do with; give, "
+             "say, 0.5 or 20e9"),
+        ])  # fmt: skip
 
 
 class Config(Section):

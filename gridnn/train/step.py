@@ -1,34 +1,45 @@
-"""One step of training, and an evaluation: the doing wing in the order of time.
+"""Steps of training, and an evaluation: the doing wing in the order of time.
 
-begin - (forward - backward) x passes - sums awaited - norms - clip - update - shares published
-                     \\_ the loss is summed over all ranks meanwhile
+The schedule (plan.pipeline.schedule) says what this rank's stage does next; without stages it is one pass after the
+other, and the update:
+
+    begin - (forward - backward) x passes - sums awaited - norms - clip - update - shares published
+                         \\_ the loss is summed over all ranks meanwhile
+
+Where a schedule has no flush, stages are at different steps: the loss of a step is known some steps later (`lag`), and
+`drain` makes all weights those after the same step, for whoever looks at them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from gridnn.comm.collectives import all_reduce, finish, start_sum, where_of
-from gridnn.comm.world import World
-from gridnn.cost.traffic import predict_forward, predict_scalars, predict_step
+from gridnn.comm.clock import Where
+from gridnn.comm.collectives import Awaited, all_reduce, finish, start_scalars
+from gridnn.comm.world import Array, World
 from gridnn.errors import RunError
-from gridnn.geometry.traffic import Key, Traffic
-from gridnn.layers.model import Model
+from gridnn.geometry.traffic import Key
+from gridnn.layers.model import Model, Pass
 from gridnn.train.choose import Job
-from gridnn.train.data.loader import Loader
+from gridnn.train.data.loader import Batch, Loader
 from gridnn.train.optimizer import Optimizer, Piece
+from gridnn.train.predicted import needs_squares
 from gridnn.train.schedule import clip_scale, lr_at
 from gridnn.train.sections import TrainSection
+
+_LOSS: Where = (("loss",), "forward")
 
 
 @dataclass(frozen=True)
 class StepResult:
     """Loss before the update, learning rate, and the gradient's global norm where it was needed."""
 
+    step: int
     loss: float
     lr: float
     norm: float | None
@@ -42,21 +53,45 @@ class Evaluation:
     accuracy: float | None
 
 
+@dataclass
+class _Open:
+    """A pass between its forward and its backward."""
+
+    kept: Pass
+    step: int
+    batch: Batch | None = None  # to make the forward again
+    weights: list[Array] | None = None  # of then
+
+
+@dataclass
+class _Sum:
+    """A step's loss on its way."""
+
+    step: int
+    loss: Array
+    request: Awaited | None
+    norm: float | None = None
+
+
 class Trainer:
-    """A model with its optimizer: `step` and `evaluate`, and what they will move."""
+    """Models with their optimizer: `step` and `evaluate`.
+
+    Parameters
+    ----------
+    models
+        One for each size of a pass, the largest first; all but the first are twins of it.
+    first
+        The step at which training starts.
+    """
 
     def __init__(
-        self,
-        world: World,
-        model: Model,
-        job: Job,
-        config: TrainSection,
-        steps_per_epoch: int,
-        total_steps: int,
-    ) -> None:
-        self.world, self.model, self.job, self.config = world, model, job, config
+        self, world: World, models: Sequence[Model], job: Job, config: TrainSection, steps_per_epoch: int,
+        total_steps: int, first: int = 0,
+    ) -> None:  # fmt: skip
+        self.world, self.models, self.job, self.config = world, models, job, config
+        self.model = models[0]
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
-        self.optimizer = Optimizer(config, model.engine)
+        self.optimizer = Optimizer(config, self.model.engine)
         names = [
             f"{layer.node.name}.{p.name}" for layer in job.placed.layers for p in layer.placement.parameters
         ]
@@ -64,71 +99,161 @@ class Trainer:
         self._everyone = tuple(range(world.size))
         self._pieces = [
             Piece(s.entry.name, s.value, s.grad, s.entry.parameter.decay, self._index[s.entry.name])
-            for s in model.arena.shares()
+            for s in self.model.arena.shares()
         ]
+        self.stage, self._first = job.stage(world.rank), first
+        self._open: dict[int, _Open] = {}
+        self._sums: deque[_Sum] = deque()
+        self.staleness: set[int] = set()
+        """Steps between a batch and the update by its gradient, as counted."""
 
     def step(
         self, number: int, loader: Loader, before_update: Callable[[], None] = lambda: None
-    ) -> StepResult:
-        """Make step `number` (from 0); `before_update` returns when weights and optimizer state may change.
+    ) -> list[StepResult]:
+        """Make step `number` (from 0); return the steps whose loss is known by now: this one, unless stages differ.
+
+        Parameters
+        ----------
+        before_update
+            Returns when weights and optimizer state may change.
 
         Raises
         ------
         RunError
-            On all ranks, when the loss is not finite.
+            On all ranks, when a loss is not finite.
         """
-        with self.world.clock.phase(
-            "update", ((), "update")
-        ):  # has what no other phase has: a step has no gaps
-            return self._step(number, loader, before_update)
+        with self.world.clock.phase("update", ((), "update")):  # has what no other phase has: no gaps
+            self._work(number, None, loader, before_update)
+            return self._known(self.job.lag)
 
-    def _step(self, number: int, loader: Loader, before_update: Callable[[], None]) -> StepResult:
-        passes, clock = self.job.passes, self.world.clock
-        self.model.arena.begin()
-        loss, request, parts = np.zeros(1), None, [(Key("loss", "forward", "allreduce", "all"), 1)]
-        for each in range(number * passes, (number + 1) * passes):
-            last = each == (number + 1) * passes - 1
-            with clock.phase("data"):
-                batch = loader.batch(each)
-            loss += self.model.forward(batch.x, batch.target, at=(self.config.seed, each)).loss / passes
-            if last:
-                request = start_sum(self.world, self._everyone, loss, parts)
-            self.model.backward(1 / passes, last)
-        self.model.arena.await_sums()
-        finish(self.world, request, "allreduce", where_of(parts))
-        if not math.isfinite(loss[0]):
-            raise _everywhere(RunError(
-                f"step {number}: the loss is {loss[0]}; lower train.lr, clip gradients (train.clip_norm = 1.0), "
-                "warm up longer (train.warmup_steps), or check the data for values that are not finite"
-            ))  # fmt: skip
-        lr = lr_at(number, self.config, self.steps_per_epoch, self.total_steps)
+    def drain(self, stop: int, before_update: Callable[[], None] = lambda: None) -> list[StepResult]:
+        """Bring all stages to the same step: nothing is on its way, no gradient is missing.  Costs a filling.
+
+        Parameters
+        ----------
+        stop
+            The steps made so far.
+
+        Raises
+        ------
+        RunError
+            On all ranks, when a loss is not finite.
+        """
+        with self.world.clock.phase("update", ((), "update")):
+            for number in range(stop, self.job.schedule.last_step(stop) if stop > self._first else stop):
+                self._work(number, stop, None, before_update)
+            for model in self.models:
+                model.settle()
+            self._first = stop
+            return self._known(0)
+
+    def _work(
+        self, number: int, stop: int | None, loader: Loader | None, before_update: Callable[[], None]
+    ) -> None:
+        updated = False
+        for task in self.job.schedule.step(self.stage, number, self._first, stop):
+            if task.verb == "forward":
+                assert loader is not None, "a drained pipeline takes no batches"
+                self._forward(task.number, loader)
+            elif task.verb == "backward":
+                self._backward(task.number)
+            else:
+                self._update(number, task.number, before_update)
+                updated = True
+        if not updated and needs_squares(self.config):  # other stages have gradients already, or still
+            self._squares(counts=False)
+
+    def _forward(self, number: int, loader: Loader) -> None:
+        job, config = self.job, self.config
+        step, part = divmod(number, job.passes)
+        model = self.models[job.kind(number)]
+        with self.world.clock.phase("data"):
+            batch = loader.batch(number)
+        late = job.schedule.delay(self.stage) > 0
+        weights = self._stashed(part) if late and not job.schedule.replays(self.stage) else None
+        verdict = model.forward(batch.x, batch.target, at=(config.seed, number))
+        if part == 0:
+            self._loss = np.zeros(1)
+        self._loss += verdict.loss * (model.placed.batch / config.batch)
+        again = job.schedule.replays(self.stage)
+        self._open[number] = _Open(model.set_aside(again), step, batch if again else None, weights)
+        if part == job.passes - 1:
+            key = Key("loss", "forward", "allreduce", "all")
+            self._sums.append(
+                _Sum(step, self._loss, start_scalars(self.world, self._everyone, self._loss, key))
+            )
+
+    def _backward(self, number: int) -> None:
+        job, done = self.job, self._open.pop(number)
+        model, arena, part = self.models[job.kind(number)], self.model.arena, number % job.passes
+        if part == 0:
+            arena.begin()
+        now = None if done.weights is None else arena.exchanged(done.weights)
+        if done.batch is not None:
+            model.forward(done.batch.x, done.batch.target, at=(self.config.seed, number), replay=done.kept)
+        else:
+            model.take_up(done.kept)
+        model.backward(model.placed.batch / self.config.batch, part == job.passes - 1)
+        if now is not None:
+            arena.exchanged(now)
+        if part == job.passes - 1:
+            arena.await_sums()
+
+    def _stashed(self, part: int) -> list[Array]:
+        """Return the weights of now, which all passes of a step share."""
+        if part == 0:
+            self._weights = self.model.arena.copied()
+        return self._weights
+
+    def _update(self, number: int, step: int, before_update: Callable[[], None]) -> None:
+        """Update by the gradient of a step's batch, in step `number`."""
+        mine = next((s for s in self._sums if s.step == step), None)
+        if self.job.lag == 0 and mine is not None:
+            self._checked(mine)
+        self.staleness.add(number - step)
+        lr = lr_at(step, self.config, self.steps_per_epoch, self.total_steps)
         before_update()
-        norm = self._update(number, lr)
-        return StepResult(float(loss[0]), lr, norm)
-
-    def _update(self, number: int, lr: float) -> float | None:
         squares, norm, scale = self._squares(), None, 1.0
         if squares is not None and self.config.clip_norm is not None:
             norm = math.sqrt(float(squares[:, 1].sum()))
             if not math.isfinite(norm):
                 raise _everywhere(
-                    RunError(
-                        f"step {number}: the gradient's norm is {norm}; lower train.lr or check the data"
-                    )
+                    RunError(f"step {step}: the gradient's norm is {norm}; lower train.lr or check the data")
                 )
             scale = clip_scale(norm, self.config.clip_norm)
         self.optimizer.step(
             self._pieces, lr, squares if self.optimizer.needs_norms else None, grad_scale=scale
         )
         self.model.arena.publish()
-        return norm
+        if mine is not None:
+            mine.norm = norm
 
-    def _squares(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None:
+    def _known(self, lag: int) -> list[StepResult]:
+        """Return the results of all steps but the last `lag`."""
+        found = []
+        while len(self._sums) > lag:
+            each = self._sums.popleft()
+            self._checked(each)
+            lr = lr_at(each.step, self.config, self.steps_per_epoch, self.total_steps)
+            found.append(StepResult(each.step, float(each.loss[0]), lr, each.norm))
+        return found
+
+    def _checked(self, each: _Sum) -> None:
+        """Wait for a loss, and refuse one that is not finite."""
+        finish(self.world, each.request, "allreduce", _LOSS)
+        each.request = None
+        if not math.isfinite(each.loss[0]):
+            raise _everywhere(RunError(
+                f"step {each.step}: the loss is {each.loss[0]}; lower train.lr, clip gradients (train.clip_norm = "
+                "1.0), warm up longer (train.warmup_steps), or check the data for values that are not finite"
+            ))  # fmt: skip
+
+    def _squares(self, counts: bool = True) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None:
         """Return squared norms of value and gradient of every parameter, each element counted on one rank only."""
         if not needs_squares(self.config):
             return None
         squares = np.zeros((len(self._index), 2))
-        for share in self.model.arena.counted_once():
+        for share in self.model.arena.counted_once() if counts else ():
             both = (share.value.astype(np.float64), share.grad.astype(np.float64))
             squares[self._index[share.entry.name]] += [float(v @ v) for v in both]
         return all_reduce(self.world, self._everyone, squares, Key("optimizer", "update", "allreduce", "all"))
@@ -154,6 +279,7 @@ class Trainer:
             )
             count += batch.valid
             heard()
+        self.model.settle()
         key = Key("loss", "evaluation", "allreduce", "all")
         loss, correct, judged = all_reduce(self.world, self._everyone, np.array([loss, correct, judged]), key)
         if not math.isfinite(loss):  # the last update may be the one that diverged
@@ -161,40 +287,6 @@ class Trainer:
                 RunError(f"evaluation: the loss is {loss}; lower train.lr or check the test data")
             )
         return Evaluation(float(loss) / max(1, count), float(correct / judged) if judged else None)
-
-
-def predicted_step(job: Job, config: TrainSection, procs: int, rank: int) -> Traffic:
-    """Return what a step moves on one rank, by the formulas."""
-    itemsize, parameters = (
-        np.dtype(config.dtype).itemsize,
-        sum(len(layer.placement.parameters) for layer in job.placed.layers),
-    )
-    traffic = predict_step(
-        job.placed,
-        rank,
-        itemsize,
-        passes=job.passes,
-        bucket_bytes=config.bucket_bytes,
-        cut_optimizer=config.cut_optimizer,
-    )
-    predict_scalars(traffic, "loss", "forward", procs, rank, 1)
-    predict_scalars(traffic, "optimizer", "update", procs, rank, 2 * parameters * needs_squares(config))
-    return traffic
-
-
-def predicted_evaluation(job: Job, config: TrainSection, procs: int, rank: int, steps: int) -> Traffic:
-    """Return what an evaluation of `steps` passes moves on one rank, by the formulas."""
-    traffic = Traffic()
-    traffic.merge(
-        predict_forward(job.placed, rank, np.dtype(config.dtype).itemsize, train=False, score=True), steps
-    )
-    predict_scalars(traffic, "loss", "evaluation", procs, rank, 3)
-    return traffic
-
-
-def needs_squares(config: TrainSection) -> bool:
-    """Return whether a step needs the norms of parameters and gradients."""
-    return config.optimizer == "lars" or config.clip_norm is not None
 
 
 def _everywhere(error: RunError) -> RunError:

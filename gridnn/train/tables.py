@@ -8,9 +8,9 @@ from gridnn.comm.world import World
 from gridnn.geometry.traffic import Key, Traffic, Volume
 from gridnn.train.choose import Job
 from gridnn.train.console import Console, PlanRow
+from gridnn.train.predicted import Predicted
 from gridnn.train.record import RunTraffic, TrafficRow
 from gridnn.train.sections import TrainSection
-from gridnn.train.step import predicted_step
 
 Bytes = dict[str, int]
 ByKey = dict[Key, tuple[int, int, int, int]]  # messages predicted and counted, bytes predicted and counted
@@ -18,7 +18,7 @@ ByKey = dict[Key, tuple[int, int, int, int]]  # messages predicted and counted, 
 
 def show_plan(world: World, job: Job, config: TrainSection, console: Console) -> None:
     """Show the plan with the predicted bytes of one step, summed over all ranks.  Collective."""
-    predicted = over_ranks(world, predicted_step(job, config, world.size, world.rank))
+    predicted = over_ranks(world, Predicted(job, config, world.size, world.rank).step(job.schedule.delay(0)))
     rows = plan_rows(job, predicted, None)
     title = f"{job.network.name}, batch {config.batch}, {world.size} processes; plan: {job.plan.origin}"
     console.plan_table(rows, f"{title}; bytes of a step")

@@ -170,9 +170,9 @@ def evaluate(world: World, plan: str, batch: int) -> tuple[Evaluation, int]:
     model = Model(world, ready.job.placed, "float64")
     model.arena.initialise(config.train.seed)
     order = EvaluationOrder(ready.test.count, batch)
-    boxes = (model.input_box, model.target_box)
-    with Loader(ready.test, order, *boxes, "float64", config.data.augment.without_chance(), 0) as loader:
-        verdict = Trainer(world, model, ready.job, config.train, 1, 1).evaluate(loader, order.steps)
+    boxes = [(model.input_box, model.target_box)]
+    with Loader(ready.test, order, boxes, "float64", config.data.augment.without_chance(), 0) as loader:
+        verdict = Trainer(world, [model], ready.job, config.train, 1, 1).evaluate(loader, order.steps)
     return verdict, ready.test.count
 
 

@@ -183,7 +183,7 @@ def test_values_that_do_not_fit(override, said):
         (["train.schedule=step"], "needs train.milestones"),
         (["train.milestones=[3]"], 'train.schedule is "constant"'),
         (["train.schedule=step", "train.milestones=[3, 3]"], "must rise; got [3.0, 3.0]"),
-        (["train.batch=10", "train.accumulate=3"], "cannot be split into train.accumulate = 3"),
+        (["train.batch=10", "train.accumulate=11"], "cannot be split into train.accumulate = 11"),
         (["data.name=digits", "data.path=/x"], "leave one out"),
         (["data.name=synthetic"], "needs data.input_shape"),
         (["data.input_shape=[3, 4]"], 'only for data.name = "synthetic"'),

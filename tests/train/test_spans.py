@@ -22,7 +22,7 @@ from gridnn.train.record import read_traffic
 from gridnn.train.resume import Start
 from gridnn.train.run import Run, prepare, train
 from gridnn.train.spans import DIRECTIONS, SPANS, Place, Spans, read_spans, write_spans
-from gridnn.train.step import predicted_step
+from gridnn.train.predicted import Predicted
 from gridnn.train.trace import looked_at, pack, spread, together
 
 CONV, FC = (("conv",), "forward"), (("fc", "conv"), "backward")
@@ -190,7 +190,7 @@ def hold(world: World, folder: Path, ready: Run) -> None:
     keys = [
         key[:3]
         for rank in range(world.size)
-        for key, _ in predicted_step(job, ready.config.train, world.size, rank).items()
+        for key, _ in Predicted(job, ready.config.train, world.size, rank).step(0).items()
     ]
     every = set(keys)
     assert {key[:3] for key in moved} >= every  # all that moves is seen

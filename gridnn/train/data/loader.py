@@ -8,6 +8,7 @@ grid), may overlap those of other ranks (halo, replicas), and may be empty.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -44,8 +45,8 @@ class Loader:
     ----------
     dataset, order
         What and in which order.
-    input_box, target_box
-        The rank's parts, dim 0 over the batch.
+    boxes
+        The rank's parts of inputs and targets, dim 0 over the batch; by the kind of a step (`SampleOrder.kind`).
     dtype
         Of inputs and image targets.
     augment, seed
@@ -61,20 +62,18 @@ class Loader:
         self,
         dataset: Dataset,
         order: SampleOrder,
-        input_box: Box,
-        target_box: Box,
+        boxes: Sequence[tuple[Box, Box]],
         dtype: DTypeLike,
         augment: Augment,
         seed: int,
     ) -> None:
-        assert len(input_box) == 1 + len(dataset.input_shape), (
-            f"input box {input_box} for {dataset.input_shape}"
-        )
-        assert len(target_box) == 1 + len(dataset.target_shape), (
-            f"target box {target_box} for {dataset.target_shape}"
-        )
+        for input_box, target_box in boxes:
+            assert len(input_box) == 1 + len(dataset.input_shape), f"{input_box} for {dataset.input_shape}"
+            assert len(target_box) == 1 + len(dataset.target_shape), (
+                f"{target_box} for {dataset.target_shape}"
+            )
         self.dataset, self.order, self.dtype, self.seed = dataset, order, np.dtype(dtype), seed
-        self.input_box, self.target_box = tuple(input_box), tuple(target_box)
+        self.boxes = list(boxes)
         self.augment = augment.checked(dataset)
         self.wait_s = 0.0
         self._geometry: tuple[int, Geometry | None] | None = None
@@ -119,16 +118,17 @@ class Loader:
         dataset, order = self.dataset, self.order
         epoch, indices = order.epoch(step), order.indices(step)
         geometry = self._moves(epoch)
-        (n0, n1), *input_box = self.input_box
+        whole, of_target = self.boxes[order.kind(step)]
+        (n0, n1), *input_box = whole
         mine = indices[n0:n1]
         raw = read_moved(dataset.read, geometry, dataset.input_shape, mine, tuple(input_box))
         x = finished(raw, self.augment, dataset, self.seed, epoch, mine, tuple(input_box), self.dtype)
 
-        (n0, n1), *target_box = self.target_box
+        (n0, n1), *target_box = of_target
         mine = indices[n0:n1]
         if dataset.target == "class":
             target = dataset.read_target(mine, ())
-        elif dataset.read_target is dataset.read and self.target_box == self.input_box:
+        elif dataset.read_target is dataset.read and tuple(of_target) == tuple(whole):
             target = raw  # a picture that is its own target is decoded once
         else:
             target = read_moved(dataset.read_target, geometry, dataset.target_shape, mine, tuple(target_box))

@@ -14,6 +14,7 @@ import numpy as np
 
 from gridnn.compute.random import permutation
 from gridnn.errors import InputError
+from gridnn.geometry.interval import Interval
 from gridnn.train.data.dataset import Indices
 
 
@@ -34,6 +35,9 @@ class SampleOrder(Protocol):
 
     def valid(self, step: int) -> int:
         """How many of them, from the front, count."""
+
+    def kind(self, step: int) -> int:
+        """Which of the loader's boxes a step has."""
 
 
 class Order:
@@ -86,15 +90,19 @@ class Order:
         """All of them."""
         return self.batch
 
+    def kind(self, step: int) -> int:
+        """All alike."""
+        return 0
+
 
 class PassOrder:
-    """The order of the passes that make up a step: each step's batch in `passes` equal parts."""
+    """The order of the passes that make up a step: each step's batch in `passes` balanced parts, larger ones first."""
 
     steps: int | None = None
 
     def __init__(self, order: Order, passes: int) -> None:
-        assert order.batch % passes == 0, f"{order.batch} samples in {passes} passes"
-        self.order, self.passes, self.batch = order, passes, order.batch // passes
+        self.order, self.passes, self.batch = order, passes, -(-order.batch // passes)
+        self._parts = [Interval(0, order.batch).block(passes, part) for part in range(passes)]
 
     def epoch(self, step: int) -> int:
         """The epoch of a step."""
@@ -103,11 +111,15 @@ class PassOrder:
     def indices(self, step: int) -> Indices:
         """Global sample indices of pass `step`, counted over all steps."""
         number, part = divmod(step, self.passes)
-        return self.order.indices(number)[part * self.batch : (part + 1) * self.batch]
+        return self.order.indices(number)[slice(*self._parts[part])]
 
     def valid(self, step: int) -> int:
-        """All of them."""
-        return self.batch
+        """All of a pass."""
+        return self._parts[step % self.passes].size
+
+    def kind(self, step: int) -> int:
+        """0 for a pass of `batch` samples, 1 for one of a sample less."""
+        return int(self.valid(step) < self.batch)
 
 
 class EvaluationOrder:
@@ -133,6 +145,10 @@ class EvaluationOrder:
     def valid(self, step: int) -> int:
         """Those that are not repetitions."""
         return min(self.batch, self.count - step * self.batch)
+
+    def kind(self, step: int) -> int:
+        """All alike."""
+        return 0
 
 
 def _check(count: int, batch: int) -> None:

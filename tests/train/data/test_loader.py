@@ -17,7 +17,7 @@ from tests.train.data import files
 def loader_of(data, order, box=None, target_box=None, augment=None, dtype=np.float64):
     box = box or tuple((0, n) for n in (order.batch, *data.input_shape))
     target_box = target_box or tuple((0, n) for n in (order.batch, *data.target_shape))
-    return Loader(data, order, box, target_box, dtype, augment or Augment(), 7)
+    return Loader(data, order, [(box, target_box)], dtype, augment or Augment(), 7)
 
 
 def cut(array, box):
