@@ -210,8 +210,8 @@ def _interior(placed: PlacedNetwork, layer: PlacedLayer, rank: int) -> float:
 
 def _overlapped_s(layers: Sequence[LayerPrice], machine: Machine, passes: int) -> float:
     """Return the seconds of a step with what the table above hides hidden."""
-    forward_s = sum(_forward_s(layer, machine) for layer in layers)
-    backward_s = [_backward_s(layer, machine) for layer in layers]
+    forward_s = sum(forward_seconds(layer, machine) for layer in layers)
+    backward_s = [backward_seconds(layer, machine) for layer in layers]
     # Gradients are summed in the last pass; the passes before it end with nothing on its way.
     now_s = forward_s + sum(backward_s) * (passes - 1) / passes
     sums_end_s = 0.0
@@ -223,14 +223,14 @@ def _overlapped_s(layers: Sequence[LayerPrice], machine: Machine, passes: int) -
     return max(now_s, sums_end_s) + sum(layer.update_s + layer.moved_s("update") for layer in layers)
 
 
-def _forward_s(layer: LayerPrice, machine: Machine) -> float:
+def forward_seconds(layer: LayerPrice, machine: Machine) -> float:
     """Return the seconds of a layer's forward passes, its halo behind the interior."""
     halo_s = sum(m.seconds for m in layer.movements if m.direction == "forward" and m.collective == "halo")
     inside_s = layer.interior * layer.forward_s
     return layer.moved_s("forward") - halo_s + machine.beside(halo_s, inside_s) + layer.forward_s - inside_s
 
 
-def _backward_s(layer: LayerPrice, machine: Machine) -> float:
+def backward_seconds(layer: LayerPrice, machine: Machine) -> float:
     """Return the seconds of a layer's backward passes but its sums, its edges behind the gradient by its weights."""
     edges_s = layer.moved_s("backward", "edge")
     rest_s = layer.moved_s("backward") - edges_s - layer.moved_s("backward", "gradients")

@@ -16,8 +16,12 @@ class StageCost(NamedTuple):
         Of one step: sums of gradients that backward does not hide, and the update.
     weight_bytes
         Parameters, gradients and optimizer state.
-    kept_bytes, input_bytes
-        What one open pass keeps for backward; of that, what comes from other stages or the data.
+    kept_bytes
+        What one open pass keeps for backward.
+    input_bytes
+        What one pass takes from other stages or the data: all that a replay needs.
+    worst_bytes
+        Arrays alive at the worst moment of a pass, beside what it keeps for backward.
     """
 
     forward_s: float
@@ -26,6 +30,7 @@ class StageCost(NamedTuple):
     weight_bytes: int
     kept_bytes: int
     input_bytes: int
+    worst_bytes: int = 0
 
 
 class Transfer(NamedTuple):
