@@ -6,16 +6,21 @@ oneDNN             own kernels                     how to install it
 bfloat16           nothing: asked for, it is an    what is needed
                    error, on all ranks
 TF32 of a device   nothing, as of bfloat16         what is needed
-a device, where    the processor, in float32       that "tf32" is not used
-it is "auto"
+a device, where    the processor, in float32,      that "tf32" or a limit is not used
+it is "auto"       without a limit of memory
+
+A rank's device is that of its number on its host (`compute.gpu.found`): as the launcher says it, and then it was taken
+before MPI started (`launch.take_device`); else as MPI counts.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gridnn.comm.agree import agreed
+from gridnn.comm.cuda_aware import Choice as Way
 from gridnn.comm.cuda_aware import Means, choose_transport
 from gridnn.comm.transport import Aware, Staged
 from gridnn.comm.world import World, device_support
@@ -26,6 +31,8 @@ from gridnn.compute.cpu.onednn.library import Library, find
 from gridnn.compute.cpu.onednn.precision import BFLOAT16, FLOAT32, has_bfloat16
 from gridnn.compute.gpu.device import Device, open_device
 from gridnn.compute.gpu.engine import Engine as GpuEngine
+from gridnn.compute.gpu.found import local_rank
+from gridnn.compute.gpu.room import Room
 from gridnn.errors import InputError
 from gridnn.train.sections import ComputeSection, Config
 
@@ -41,6 +48,11 @@ NO_ONEDNN = (
 TF32_UNUSED = (
     'compute.precision = "tf32" is of GPUs, and compute.device = "auto" found none: the processor computes in '
     "float32"
+)
+LIMIT_UNUSED = "compute.memory_limit is of GPUs, and the processor computes here: it takes what it needs"
+LATE = (
+    "no launcher says the number of a rank on its host, so devices were taken after MPI started, as MPI counts: too "
+    "late for an MPI that takes device memory (gridnn doctor says whether this one does)"
 )
 BFLOAT16_AVAILABLE = 'bfloat16 products are available to training in float32: compute.precision = "bfloat16"'
 
@@ -78,36 +90,64 @@ def engine_of(
     Raises
     ------
     InputError
-        As `open_engine`; where a device was asked for and there is none, it cannot compute in `compute.precision`, or
-        messages cannot go as `comm.transport` asks.
+        On all ranks, as `open_engine`; where a device was asked for and there is none, it cannot compute in
+        `compute.precision`, or messages cannot go as `comm.transport` asks.
     """
+    compute, found, missing = config.compute, None, None
+    said = at = None
+    if compute.device != "cpu":
+        said, at = local_rank(environment), world.rank_on_host()
+        try:
+            found = open_device(at if said is None else said, compute.memory_limit)
+        except InputError as error:
+            missing = error
+    means = Means("", "" if found is None else found[0].name, device_support(environment))
+    told = world.comm.allgather((means, said, at))
+    with agreed(world):
+        if missing is not None and compute.device == "gpu":  # it says more than what others see of it
+            raise missing
+    with agreed(world):
+        way = choose_transport(config.comm.transport, [means for means, _, _ in told], compute.device)
+        if found is None or way.device == "cpu":
+            return open_engine(world, compute, threads, kept)
+        return _on_device(world, config, *found, way, _numbers([(said, at) for _, said, at in told]))
+
+
+def _on_device(
+    world: World, config: Config, device: Device, room: Room, way: Way, said: Sequence[str]
+) -> GpuEngine:  # fmt: skip
+    """Return the engine of a device, from which the world's arrays come from now on."""
     compute = config.compute
-    device, missing = (None, None) if compute.device == "cpu" else _device(world)
-    has = Means("", "" if device is None else device.name, device_support(environment))
-    ranks = world.comm.allgather(has)
-    if missing is not None and compute.device == "gpu":  # it says more than what others see of it
-        raise missing
-    choice = choose_transport(config.comm.transport, ranks, compute.device)
-    if device is None or choice.device == "cpu":
-        return open_engine(world, compute, threads, kept)
     if compute.precision == "bfloat16":  # with "auto": what it finds is not known before
         raise InputError(
             f'compute.precision = "bfloat16" is not there yet for a GPU, and compute.device = "{compute.device}" found '
             f'{device.name}; take compute.device = "cpu", or compute.precision = "tf32" or "float32"'
         )
-    engine = GpuEngine(device, compute.precision)
-    transport = Aware if choice.transport == "cuda-mpi" else Staged
+    engine = GpuEngine(device, compute.precision, room)
+    transport = Aware if way.transport == "cuda-mpi" else Staged
     world.memory, world.transport = engine.memory, transport(world.memory, engine)
+    engine.said = (f"transport {way.transport}: {way.why}", *said)
     return engine
 
 
-def _device(world: World) -> tuple[Device | None, InputError | None]:
-    """Return the device of a rank, those of a host in turn, or why there is none.  Collective."""
-    at = world.rank_on_host()
-    try:
-        return open_device(at), None
-    except InputError as error:
-        return None, error
+def _numbers(told: Sequence[tuple[int | None, int | None]]) -> tuple[str, ...]:
+    """Return what is said of ranks' numbers on their hosts: the launcher's, and those that MPI counts."""
+    if len(told) == 1:
+        return ()
+    without = [rank for rank, (said, _) in enumerate(told) if said is None]
+    others = [rank for rank, (said, at) in enumerate(told) if said is not None and said != at]
+    found = (LATE,) * bool(without)
+    if others:
+        rank = others[0]
+        said, at = told[rank]
+        many = f"{len(others)} ranks have" if len(others) > 1 else f"rank {rank} has"
+        example = f"rank {rank} is number {said} there, and number {at} by MPI's count"
+        found += (
+            f"WARNING: {many} another number on the host by the launcher's variables, which devices are taken by, than "
+            f"by MPI ({example}): ranks may share a device while another is idle.  Start ranks with one launcher only "
+            "(a variable of the batch job may hide that of mpiexec); gridnn doctor shows who takes which",
+        )
+    return found
 
 
 def _onednn(config: ComputeSection) -> Library | None:
@@ -140,11 +180,8 @@ def machine(engine: CpuEngine, threads: int) -> str:
 def words(world: World, engine: CpuEngine | GpuEngine, config: ComputeSection, threads: int) -> list[str]:
     """Return what rank 0 says about the engines of all ranks.  Collective."""
     if isinstance(engine, GpuEngine):
-        names = world.comm.allgather(engine.name)
-        how = (
-            "handed to MPI on the device" if isinstance(world.transport, Aware) else "staged through the host"
-        )
-        return [f"device: {' | '.join(sorted(set(names)))}; messages {how}"]
+        devices = " | ".join(sorted(set(world.comm.allgather(engine.name))))
+        return ["; ".join((f"device: {devices}", *engine.said[:1])), *engine.said[1:]]
     able = engine.onednn is not None and has_bfloat16(engine.onednn)
     told = world.comm.allgather((engine.name, able))
     names = [name for name, _ in told]
@@ -160,6 +197,8 @@ def words(world: World, engine: CpuEngine | GpuEngine, config: ComputeSection, t
         said.append(BFLOAT16_AVAILABLE)
     if config.precision == "tf32":
         said.append(TF32_UNUSED)
+    if config.memory_limit is not None:
+        said.append(LIMIT_UNUSED)
     return said
 
 

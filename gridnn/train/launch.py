@@ -14,7 +14,8 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,15 +38,23 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a training job; returns the exit code (0, or `GridnnError.exit_code`)."""
     with Signals() as signals:  # from here on: what comes while MPI starts counts, too
-        code = together(lambda world, console: _job(world, console, argv, signals))
+        asked = partial(_asked_device, argv)
+        code = together(lambda world, console: _job(world, console, argv, signals), asked)
         signals.ignore()
     return code
 
 
-def together(job: Callable[[World, Console], int | None]) -> int:
-    """Run a job on all started ranks; returns the exit code (that of the job, or `GridnnError.exit_code`)."""
+def together(job: Callable[[World, Console], int | None], device: Callable[[], str] = lambda: "cpu") -> int:
+    """Run a job on all started ranks; returns the exit code (that of the job, or `GridnnError.exit_code`).
+
+    Parameters
+    ----------
+    device
+        Returns where the job is asked to compute: "cpu", "gpu" or "auto".
+    """
     yield_if_crowded()
     sleep_between_kernels()
+    take_device(device())
     try:
         from gridnn.comm import agree
         from gridnn.comm.world import World, check_singletons, world_comm
@@ -116,6 +125,17 @@ def sleep_between_kernels() -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+def take_device(asked: str) -> None:
+    """Before MPI starts: take the device of this rank, where one is asked for and the launcher says which it is.
+
+    Whatever is wrong with it is said when all ranks can be told (`engine.engine_of`).
+    """
+    if asked != "cpu":
+        from gridnn.compute.gpu.device import bind_early
+
+        bind_early(os.environ)
+
+
 def threads_of(world: World) -> int:
     """Return the threads of a rank's kernels: what the user or Slurm says, else its share of the cores."""
     for variable in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
@@ -124,14 +144,34 @@ def threads_of(world: World) -> int:
     return world.cores_per_rank(os.sched_getaffinity(0))
 
 
+def environment() -> Mapping[str, str]:
+    """Return the environment of this process, through which launchers and MPI libraries speak."""
+    return os.environ
+
+
 def cache_folder() -> Path:
     """Return where gridnn keeps what it measured on this machine."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gridnn"
 
 
+def _asked_device(argv: Sequence[str] | None) -> str:
+    """Return `compute.device` before MPI starts; "cpu" where words or files are wrong, which is said afterwards."""
+    from gridnn.train.arguments import parse_arguments
+    from gridnn.train.config import default_job, load_config
+
+    try:
+        arguments = parse_arguments(argv, quiet=True)
+        path = arguments.config or default_job(arguments.overrides)
+        return load_config(path, arguments.overrides, device=arguments.device).compute.device
+    except (GridnnError, SystemExit):
+        return "cpu"
+
+
 def _job(world: World, console: Console, argv: Sequence[str] | None, signals: Signals) -> int:
     from gridnn.comm.agree import agreed
     from gridnn.comm.watchdog import Watchdog
+    from gridnn.compute.gpu.room import MemoryShortError
+    from gridnn.train import memory
     from gridnn.train import run as job
     from gridnn.train.arguments import parse_arguments
     from gridnn.train.config import default_job, dump_toml, load_config
@@ -154,10 +194,13 @@ def _job(world: World, console: Console, argv: Sequence[str] | None, signals: Si
         prepared = job.prepare(world, config, console, threads, cache_folder() / "choices.json", os.environ)
         watchdog.heard()
         show_plan(world, prepared.job, config.train, console)
+        fits = memory.check_fits(prepared, Path(arguments.write_plan) if arguments.write_plan else None)
+        if fits is not None:
+            console.say(fits)
         if arguments.write_plan:
             with agreed(world):
                 if world.rank == 0:
-                    _write(Path(arguments.write_plan), prepared.job.plan.dumps())
+                    memory.write(Path(arguments.write_plan), prepared.job.plan.dumps())
             console.say(f"plan written to {arguments.write_plan}")
         if arguments.dry_run:
             return 0
@@ -170,7 +213,12 @@ def _job(world: World, console: Console, argv: Sequence[str] | None, signals: Si
     prepared.signals, prepared.left_s = signals, left_s
     # A run that diverges ends with one message of its own (RunError), not with one of each rank and operation.
     with threadpool_limits(threads), np.errstate(all="ignore"):
-        result = job.train(prepared, start)
+        try:
+            result = job.train(prepared, start)
+        except MemoryShortError as error:
+            if error.everywhere:  # all ranks have it, and one of them said what it had
+                raise
+            raise memory.short(prepared, error) from error
     if not isinstance(result, job.Left):
         console.summary_table(result, str(start.folder))
         return 0
@@ -179,15 +227,6 @@ def _job(world: World, console: Console, argv: Sequence[str] | None, signals: Si
         saved, code = "nothing was saved (checkpoint.keep = 0)", RunError.exit_code
     console.say(f"left after step {result.step}: {result.reason.words}; {saved}")
     return code
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"cannot write the plan to {path}: {error.strerror}; name a file that can be written"
-        ) from None
 
 
 def _say(text: str, code: int) -> int:

@@ -101,7 +101,7 @@ def prepare(
         job = choose(config, train, world.size)
         Order(train.count, config.train.batch, config.train.seed)
         config.data.augment.checked(train)
-        engine = engine_of(world, config, threads, choices, environment or {})
+    engine = engine_of(world, config, threads, choices, environment or {})  # agrees by itself
     for line in words(world, engine, config.compute, threads):
         console.say(line)
     return Run(world, config, console, train, test, job, engine, threads, choices)
@@ -196,6 +196,7 @@ def _train(run: Run, start: Start, watchdog: Watchdog) -> Summary | Left:
             reason = saving.after_step(done, None if evaluation is None else evaluation.loss, drain)
             watchdog.heard()
             tally.spent(world.clock.take())  # or the next step would seem to have spent it
+        drain()
         if done == start.step and t.eval:  # it had ended between its last step and its summary
             evaluation = trainer.evaluate(test_loader, judged.steps, watchdog.heard)
             tally.judged(evaluation_traffic)

@@ -359,20 +359,14 @@ class ComputeSection(Section):
         limit, device = self.memory_limit, f'compute.device = "{self.device}"'
         return _refuse(self, [
             (self.precision == "bfloat16" and self.engine != "auto",
-             f'compute.precision = "bfloat16" is oneDNN\'s, but compute.engine = "{self.engine}" leaves it out; '
-             'take compute.engine = "auto"'),
+             f'compute.precision = "bfloat16" is oneDNN\'s; compute.engine = "{self.engine}" leaves it out: take auto'),
             (self.precision == "tf32" and self.device == "cpu",
-             f'compute.precision = "tf32" is of a GPU\'s tensor cores, but {device}; take '
-             'compute.device = "gpu", or compute.precision = "float32"'),
+             f'compute.precision = "tf32" is of a GPU\'s tensor cores, but {device}; take compute.device = "gpu", or '
+             'compute.precision = "float32"'),
             (self.precision == "bfloat16" and self.device == "gpu",
-             f'compute.precision = "bfloat16" is not there yet for {device}; take '
-             'compute.precision = "tf32" or "float32", or compute.device = "cpu"'),
-            (limit is not None and self.device == "cpu",
-             f'compute.memory_limit is of a GPU\'s memory, but {device}; take compute.device = "gpu", or leave it out'),
-            # Less than a megabyte holds no network: GB or per cent were meant.
-            (limit is not None and 1 < limit < 1 << 20,
-             f"compute.memory_limit = {limit} is neither a share, up to 1, nor bytes that a run could do with; give, "
-             "say, 0.5 or 20e9"),
+             f'compute.precision = "bfloat16" is not there yet for {device}; take "tf32" or "float32", or the cpu'),
+            (limit is not None and 1 < limit < 1 << 20,  # GB or per cent were meant
+             f"compute.memory_limit = {limit} is neither a share up to 1 nor bytes of a run; give, say, 0.5 or 20e9"),
         ])  # fmt: skip
 
 

@@ -85,8 +85,8 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], tuple[str, ...]]
     "batch below n": (nothing, ("--plan", "n2", "--set", "train.batch=1"), ("cuts the batch 2 ways",)),
     "accumulate": (
         nothing,
-        ("--set", "train.batch=10", "train.accumulate=3"),
-        ("train.batch = 10 cannot be split into train.accumulate = 3",),
+        ("--set", "train.batch=10", "train.accumulate=11"),
+        ("train.batch = 10 cannot be split into train.accumulate = 11",),
     ),
     "grid too large": (nothing, ("--plan", "n2 k2"), ('plan "n2 k2" needs 4 processes, 2 are running',)),
     "grid unreadable": (nothing, ("--plan", "q2"), ('cannot read "q2"',)),

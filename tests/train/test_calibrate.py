@@ -282,6 +282,7 @@ def test_one_rank_measures_layers_only(tmp_path: Path) -> None:
         (("-o", "m.toml", "--ranks-per-node", "0"), "'0' is not a whole number above 0"),
         (("-o", "m.toml", "--network", "vgg16", "--batch", "1.5"), "'1.5' is not a whole number above 0"),
         (("-o", "m.toml", "--kwick"), "unrecognized"),
+        (("-o", "m.toml", "--device", "tpu"), "invalid choice: 'tpu'"),
     ],
 )
 @pytest.mark.parametrize("quiet", [False, True])

@@ -14,6 +14,7 @@ from gridnn.compute.cpu.engine import Engine as CpuEngine
 from gridnn.compute.cpu.onednn.library import find
 from gridnn.compute.cpu.onednn.precision import BFLOAT16, FLOAT32
 from gridnn.compute.gpu.engine import Engine as GpuEngine
+from gridnn.compute.gpu.room import Room
 from gridnn.errors import InputError
 from gridnn.train import engine as opening
 from gridnn.train.config import load_config
@@ -160,15 +161,34 @@ def asking(device: str, precision: str = "float32", transport: str = "auto") -> 
     return load_config(None, words)
 
 
+def opened(rank: int, limit: float | None = None) -> tuple[ShimDevice, Room]:
+    """What stands for `open_device` here."""
+    return ShimDevice(), Room("a device", 1 << 30)
+
+
+def asked_of(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float | None]]:
+    """Ranks and limits that a device will be asked for with."""
+    found: list[tuple[int, float | None]] = []
+
+    def noted(rank: int, limit: float | None) -> tuple[ShimDevice, Room]:
+        found.append((rank, limit))
+        return opened(rank)
+
+    monkeypatch.setattr(opening, "open_device", noted)
+    return found
+
+
 @pytest.mark.ranks(2)
 def test_transports_are_asked_for(comm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "open_device", lambda rank: ShimDevice())
+    monkeypatch.setattr(opening, "open_device", opened)
+    environment = {"MPI_LOCALRANKID": str(comm.rank)}
     for transport, kind in (("auto", Staged), ("staged", Staged), ("cuda-mpi", Aware)):
         with World(comm) as world:
-            engine = opening.engine_of(world, asking("gpu", transport=transport), 1, None, {})
+            engine = opening.engine_of(world, asking("gpu", transport=transport), 1, None, environment)
             assert type(world.transport) is kind and world.memory is engine.memory
             (said,) = opening.words(world, engine, asking("gpu").compute, 1)
-            assert ("handed to MPI" in said) == (kind is Aware)
+            assert f"; transport {'cuda-mpi' if kind is Aware else 'staged'}: " in said
+            assert ("it was asked for" in said) == (transport != "auto")
     with World(comm) as world, pytest.raises(InputError, match="transport cuda-mpi needs a GPU"):
         opening.engine_of(world, asking("cpu", transport="cuda-mpi"), 1, None, {})
 
@@ -178,24 +198,75 @@ def test_transports_are_asked_for(comm: Any, monkeypatch: pytest.MonkeyPatch) ->
 def test_one_rank_without_a_device(comm: Any, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     """Asked for, all ranks hear of it; left to the run, all compute on their processors."""
 
-    def first_only(rank: int) -> ShimDevice:
+    def first_only(rank: int, limit: float | None) -> tuple[ShimDevice, Room]:
         if rank:
             raise InputError("none here")
-        return ShimDevice()
+        return opened(rank)
 
     monkeypatch.setattr(opening, "open_device", first_only)
     with World(comm) as world:
         if device == "auto":
             assert isinstance(opening.engine_of(world, asking(device), 1, None, {}), CpuEngine)
             return
-        with pytest.raises(InputError, match="none here" if world.rank else "rank 1 has no GPU"):
+        with pytest.raises(InputError, match=r"none here \(rank 1 only\)") as caught:
             opening.engine_of(world, asking(device), 1, None, {})
+        assert caught.value.everywhere
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        (("0", "1"), ""),
+        ((None, None), "too late"),
+        (("1", "1"), "rank 0 has another number"),
+        (("1", "0"), "2 ranks"),
+    ],
+)
+def test_the_launcher_says_who_takes_which(
+    comm: Any, monkeypatch: pytest.MonkeyPatch, numbers: tuple[str | None, str | None], told: str
+) -> None:
+    """Its number decides; where it says none, or another than MPI counts on this host, that is told."""
+    taken = asked_of(monkeypatch)
+    mine = numbers[comm.rank]
+    with World(comm) as world:
+        environment = {} if mine is None else {"SLURM_LOCALID": mine}
+        engine = opening.engine_of(world, asking("gpu"), 1, None, environment)
+        said = opening.words(world, engine, asking("gpu").compute, 1)
+    assert taken == [(comm.rank if mine is None else int(mine), None)]
+    assert [told in line for line in said[1:]] == [True] * bool(told)
+    assert any("WARNING" in line for line in said) == (told not in ("", "too late"))
+
+
+@pytest.mark.ranks(1)
+def test_a_limit_of_memory(comm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked of the device; of a processor it is none, and that is said."""
+    asked = asked_of(monkeypatch)
+    with World(comm) as world:
+        config = load_config(None, ["compute.device=gpu", "compute.memory_limit=0.25"])
+        assert isinstance(opening.engine_of(world, config, 1, None, {}), GpuEngine) and asked == [(0, 0.25)]
+
+    def none(rank: int, limit: float | None) -> tuple[ShimDevice, Room]:
+        raise InputError("none here")
+
+    monkeypatch.setattr(opening, "open_device", none)
+    with World(comm) as world:
+        for where in ("auto", "cpu"):
+            config = load_config(None, [f"compute.device={where}", "compute.memory_limit=20e9"])
+            engine = opening.engine_of(world, config, 1, None, {})
+            assert opening.words(world, engine, config.compute, 1)[-1] == opening.LIMIT_UNUSED
+    for words, wanted in (
+        (["compute.memory_limit=80", "compute.device=gpu"], r"= 80.* is neither a share.*0\.5 or 20e9"),
+        (["compute.memory_limit=0", "compute.device=gpu"], r"compute\.memory_limit: needs a number above 0"),
+    ):
+        with pytest.raises(InputError, match=wanted):
+            load_config(None, words)
 
 
 @pytest.mark.ranks(1)
 @pytest.mark.parametrize("device", ["gpu", "auto"])
 def test_tf32_goes_to_the_device(comm: Any, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
-    monkeypatch.setattr(opening, "open_device", lambda rank: ShimDevice())
+    monkeypatch.setattr(opening, "open_device", opened)
     for precision in ("float32", "tf32"):
         config = asking(device, precision)
         with World(comm) as world:
@@ -207,7 +278,8 @@ def test_tf32_goes_to_the_device(comm: Any, monkeypatch: pytest.MonkeyPatch, dev
 
 @pytest.mark.ranks(1)
 def test_tf32_needs_a_device_that_has_it(comm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "open_device", lambda rank: ShimDevice(capability=(7, 5)))
+    old = ShimDevice(capability=(7, 5)), Room("old", 1 << 30)
+    monkeypatch.setattr(opening, "open_device", lambda rank, limit: old)
     wanted = r"capability 8\.0 or later; fibers \(forward\) has 7\.5\..*compute\.precision = \"float32\""
     with World(comm) as world:
         with pytest.raises(InputError, match=wanted):
@@ -219,7 +291,7 @@ def test_tf32_needs_a_device_that_has_it(comm: Any, monkeypatch: pytest.MonkeyPa
 def test_where_auto_leaves_a_precision(comm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a device TF32 is float32, and that is said; with one bfloat16 is refused."""
 
-    def none(rank: int) -> ShimDevice:
+    def none(rank: int, limit: float | None) -> tuple[ShimDevice, Room]:
         raise InputError("none here")
 
     monkeypatch.setattr(opening, "open_device", none)
@@ -229,7 +301,7 @@ def test_where_auto_leaves_a_precision(comm: Any, monkeypatch: pytest.MonkeyPatc
         assert isinstance(engine, CpuEngine) and engine.choice.prefer is None
         assert engine.onednn is None or engine.onednn.operands == FLOAT32
         assert opening.words(world, engine, config.compute, 1)[-1] == opening.TF32_UNUSED
-        monkeypatch.setattr(opening, "open_device", lambda rank: ShimDevice())
+        monkeypatch.setattr(opening, "open_device", opened)
         with pytest.raises(InputError, match=r'"auto" found fibers.*take compute\.device = "cpu"'):
             opening.engine_of(world, asking("auto", "bfloat16"), 1, None, {})
 

@@ -18,11 +18,11 @@ from gridnn.errors import InputError
 from gridnn.network import spec as s
 from gridnn.train.config import load_config
 from gridnn.train.console import Console
+from gridnn.train.predicted import Predicted
 from gridnn.train.record import read_traffic
 from gridnn.train.resume import Start
 from gridnn.train.run import Run, prepare, train
 from gridnn.train.spans import DIRECTIONS, SPANS, Place, Spans, read_spans, write_spans
-from gridnn.train.predicted import Predicted
 from gridnn.train.trace import looked_at, pack, spread, together
 
 CONV, FC = (("conv",), "forward"), (("fc", "conv"), "backward")

@@ -1,21 +1,27 @@
 """A device: where its arrays come from, and how a kernel is started on it.
 
+    bind_early                      before MPI starts      open_device                     after
     from_host, empty  ->  arrays of the device  ->  launch("conv", "forward", grid, block, ...)  ->  to_host
 
 Only this file computes with CuPy (`found` asks it what is there).  What it does with a kernel is the same call that the
 tests answer on the CPU, so all that stands above it runs where there is no device.  Launches return at once and keep
 their order; `to_host` and `synchronize` wait.
+
+Every array of CuPy's, those in the midst of an expression too, comes through one function, which is where it is told
+that memory is short.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from gridnn.compute.gpu.found import device_of
+from gridnn.compute.gpu.found import Load, bind, device_of, find_devices, local_rank
+from gridnn.compute.gpu.room import Room, limit_of, no_room
 from gridnn.compute.gpu.source import Kernel, kernels_of, pack, read_source
 from gridnn.errors import InputError
 
@@ -23,11 +29,6 @@ Array = Any
 """An array of a device, or of the host: what NumPy and CuPy have in common."""
 WORDS = {"f": "float", "d": "double"}
 """What `real` is called in a kernel, by the dtype's character."""
-NO_CUPY = 'no GPU can be used: CuPy is not installed; install it with: pip install "gridnn[gpu]", or take --device cpu'
-NO_DEVICE = (
-    "no GPU can be used: CuPy finds no CUDA device and driver on this host; ask the scheduler for one (srun --gpus-per-"
-    "task=1), or take --device cpu"
-)
 
 
 class Device(Protocol):
@@ -113,52 +114,108 @@ class Device(Protocol):
         ...
 
 
-def open_device(rank_on_host: int) -> Device:
-    """Return the device of a rank: with more ranks than devices on a host, ranks share them in turn.
+def bind_early(environment: Mapping[str, str], load: Load = import_module) -> int | None:
+    """Make the device of this rank its own before MPI starts, by the number that the launcher says.
+
+    A CUDA-aware MPI settles on the device that it finds.  Nothing is raised: what is missing or fails here does so in
+    `open_device`, when all ranks can be told.
+
+    Parameters
+    ----------
+    environment
+        Of this process.
+    load
+        Imports a module.
+
+    Returns
+    -------
+    int or None
+        The device's index; None where no launcher says the rank's number, or nothing could be bound.
+    """
+    at = local_rank(environment)
+    number = None if at is None else device_of(at, len(find_devices(load).devices))
+    if number is None:
+        return None
+    try:
+        bind(number, load)
+    except Exception:  # CuPy's own classes, which cannot be named without it
+        return None
+    return number
+
+
+def open_device(
+    rank_on_host: int, limit: float | None = None, load: Load = import_module
+) -> tuple[Device, Room]:  # fmt: skip
+    """Return the device of a rank and its memory: with more ranks than devices on a host, ranks share them in turn.
+
+    Parameters
+    ----------
+    limit
+        What the rank's arrays may take of the device's memory: a share up to 1, bytes above; None is no limit.
+    load
+        Imports a module.
 
     Raises
     ------
     InputError
-        Without CuPy, a driver, or a device.
+        Without CuPy, a driver, or a device; or if the device cannot be used.
     """
-    number = device_of(rank_on_host, _count())
-    assert number is not None, "`_count` is at least one"
-    return CupyDevice(number)
-
-
-def _count() -> int:
-    """Return how many devices this process sees, at least one."""
-    try:
-        import cupy
-    except ImportError:
-        raise InputError(NO_CUPY) from None
-    if not cupy.is_available():
-        raise InputError(NO_DEVICE)
-    return int(cupy.cuda.runtime.getDeviceCount())
+    found = find_devices(load)
+    number = device_of(rank_on_host, len(found.devices))
+    if number is None:
+        raise InputError(
+            f"no GPU can be used: {found.missing}; ask the scheduler for one (srun --gpus-per-task=1), or take "
+            "--device cpu"
+        )
+    mine = found.devices[number]
+    room = Room(mine.identity, mine.memory_bytes, limit_of(limit, mine.memory_bytes))
+    return CupyDevice(number, room, load), room
 
 
 class CupyDevice:
-    """A CUDA device through CuPy.
+    """A CUDA device through CuPy; from now on all arrays of CuPy in this process come from it.
 
     Parameters
     ----------
     number
         Of the devices that this process sees.
+    room
+        Its memory; a limit there is that of CuPy's pool.
+    load
+        Imports a module.
 
     Raises
     ------
     InputError
-        Without CuPy, a driver, or that device.
+        If it cannot be used: no context, no memory, a device that others hold alone.
     """
 
-    def __init__(self, number: int = 0) -> None:
-        if number >= (count := _count()):
-            raise InputError(f"device {number} was asked for, this process sees {count}: 0 to {count - 1}")
-        import cupy
-
-        self._cupy, self.number = cupy, number
-        cupy.cuda.Device(number).use()
+    def __init__(self, number: int = 0, room: Room | None = None, load: Load = import_module) -> None:
+        self._cupy, self.number, self.room = load("cupy"), number, room or Room()
+        try:
+            bind(number, load)
+        except Exception as error:  # CuPy's own classes, which cannot be named without it
+            raise InputError(
+                f"device {number} cannot be used: {error}; take another (CUDA_VISIBLE_DEVICES), or --device cpu"
+            ) from None
+        self._pool = self._cupy.get_default_memory_pool()
+        if self.room.limit_bytes is not None:  # else what CUPY_GPU_MEMORY_LIMIT says stays
+            self._pool.set_limit(size=self.room.limit_bytes)
+        self._cupy.cuda.set_allocator(self._allocate)
         self._functions: dict[tuple[str, str, tuple[str, ...]], dict[str, tuple[Kernel, Any]]] = {}
+
+    def _allocate(self, nbytes: int) -> Any:
+        """Return memory of CuPy's pool, for CuPy.
+
+        Raises
+        ------
+        MemoryShortError
+            Where the pool has nothing left; it has let go before of all that nobody uses.
+        """
+        try:
+            return self._pool.malloc(nbytes)
+        except self._cupy.cuda.memory.OutOfMemoryError:
+            raise no_room(nbytes, self.used_bytes, self.room, self.name) from None
 
     @property
     def name(self) -> str:
@@ -196,7 +253,7 @@ class CupyDevice:
     @property
     def used_bytes(self) -> int:
         """Bytes that CuPy's pool has lent."""
-        return int(self._cupy.get_default_memory_pool().used_bytes())
+        return int(self._pool.used_bytes())
 
     def address(self, array: Array) -> int:
         """Return where an array's first element is on the device."""

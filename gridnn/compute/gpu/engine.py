@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from gridnn.compute.cpu.memory import innermost, is_dense, logical, shaped
 from gridnn.compute.gpu.device import Array, Device
+from gridnn.compute.gpu.room import Room
 from gridnn.errors import InputError
 
 Precision = Literal["float32", "tf32"]
@@ -69,11 +70,15 @@ class Engine:
     precision
         "tf32": convolutions in float32 may run on tensor cores, which leave 10 bits of a factor's mantissa; `conv` says
         which do.  What computes in float64 is not touched.
+    room
+        The device's memory, as far as it is this rank's.
 
     Attributes
     ----------
     reorders : int
         Arrays copied so far because their memory was not dense and channels-last.
+    said : tuple of str
+        What is worth saying of how the device was taken and how its messages go; set by who opened it.
 
     Raises
     ------
@@ -83,7 +88,7 @@ class Engine:
 
     where = "gpu"
 
-    def __init__(self, device: Device, precision: Precision = "float32") -> None:
+    def __init__(self, device: Device, precision: Precision = "float32", room: Room | None = None) -> None:
         if precision == "tf32" and device.capability < TENSOR_CORES:
             has, needed = (".".join(map(str, c)) for c in (device.capability, TENSOR_CORES))
             raise InputError(
@@ -91,6 +96,8 @@ class Engine:
                 f'{has}.  Take another device, or compute.precision = "float32"'
             )
         self.device, self.memory, self.precision = device, Memory(device), precision
+        self.room: Room = room or Room()
+        self.said: tuple[str, ...] = ()
         self.reorders = 0
 
     @property

@@ -4,6 +4,9 @@
     data       `Layer.backward`                                Python, the same memory, the same choice of kernels
     weights    `Layer.weigh`
 
+On a device each pass begins and ends with the host waiting for it, so what a run would start meanwhile is not hidden:
+passes of next to no work take what a launch and a wait take.
+
 A block is called once to warm up (kernels are chosen then) and a few times more; a rank's time is the median, and the
 slowest rank's counts, as in a run where the others wait for it.
 """
@@ -14,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import NamedTuple
 
@@ -21,7 +25,9 @@ import numpy as np
 
 from gridnn.comm.mover import Pending
 from gridnn.comm.world import Array, World
-from gridnn.compute.cpu.engine import Engine
+from gridnn.compute import interface
+from gridnn.compute.cpu.engine import Engine as CpuEngine
+from gridnn.compute.gpu.engine import Engine as GpuEngine
 from gridnn.cost.compute import forward_work
 from gridnn.cost.profile import PASSES, Sample, work_of
 from gridnn.geometry.interval import extents_of
@@ -32,6 +38,7 @@ from gridnn.layers.loss import Loss
 from gridnn.network import spec as s
 from gridnn.train.calibrate.blocks import Block
 
+Engine = CpuEngine | GpuEngine
 SHORT_S, MOST_REPEATS, LEAST_REPEATS = 0.1, 9, 3
 """Repeats of a block: as many as fit into `SHORT_S`, within the limits."""
 
@@ -69,7 +76,7 @@ def measure_blocks(
         Told now and then how far it is.
     """
     alone = World(world.group((world.rank,)))
-    alone.memory = engine.memory
+    alone.memory, alone.transport = engine.memory, world.transport
     started_s = said_s = time.perf_counter()
     seen, more, number = set[str](), True, 0
     for block in blocks:
@@ -109,7 +116,7 @@ def points_of(block: Block, times: Times) -> list[Point]:
 
 def _time(world: World, alone: World, engine: Engine, block: Block) -> Times:
     placed = block.placed
-    arena = Arena(alone, placed, np.float32, 1 << 62, False)
+    arena = Arena(alone, placed, np.float32, 1 << 62, False, engine=engine)
     arena.initialise(seed=0)
     layer = make_layer(alone, placed.layers[0], np.float32, arena.parameters["block"], engine)
     inputs = [_numbers(engine, shape) for shape in block.inputs]
@@ -130,37 +137,45 @@ def _passes(layer: Layer, inputs: Sequence[Array], dy: Array) -> Times:
     """Run the three passes once."""
     if isinstance(layer, Loss):
         return _judged(layer, inputs[0])
-    coming = [Pending.arrived_already(layer.world, x) for x in inputs]
-    start_s = time.perf_counter()
+    coming, now = [Pending.arrived_already(layer.world, x) for x in inputs], partial(now_s, layer.engine)
+    start_s = now()
     y = layer.forward(coming, train=True)
-    forward_s = time.perf_counter()
+    forward_s = now()
     del y
     dx = layer.backward(dy)
-    data_s = time.perf_counter()
+    data_s = now()
     del dx
     if type(layer).weigh is Layer.weigh:
         return Times(forward_s - start_s, data_s - forward_s, 0.0)
-    again_s = time.perf_counter()
+    again_s = now()
     layer.weigh()
-    return Times(forward_s - start_s, data_s - forward_s, time.perf_counter() - again_s)
+    return Times(forward_s - start_s, data_s - forward_s, now() - again_s)
 
 
 def _judged(layer: Loss, x: Array) -> Times:
     spec = layer.placed.node.spec
     classes = isinstance(spec, s.SoftmaxCrossEntropy)
-    target = np.zeros((len(x), *x.shape[2:]), np.int64) if classes else np.zeros_like(x)
-    start_s = time.perf_counter()
+    zeros = np.zeros((len(x), *x.shape[2:]), np.int64) if classes else np.zeros_like(x)
+    target, now = layer.engine.take(zeros) if classes else zeros, partial(now_s, layer.engine)
+    start_s = now()
     layer.judge(x, target, len(x), score=False)
-    forward_s = time.perf_counter()
+    forward_s = now()
     layer.gradient(1.0)
-    return Times(forward_s - start_s, time.perf_counter() - forward_s, 0.0)
+    return Times(forward_s - start_s, now() - forward_s, 0.0)
+
+
+def now_s(engine: interface.Engine) -> float:
+    """Return the host's clock when all that was started has been done."""
+    if isinstance(engine, GpuEngine):
+        engine.synchronize()
+    return time.perf_counter()
 
 
 def _numbers(engine: Engine, shape: tuple[int, ...]) -> Array:
     """Return numbers between -0.5 and 0.5: a rectifier keeps about half of them."""
     array = engine.empty(shape, np.float32)
     pattern = np.random.default_rng(0).random(4093, np.float32) - np.float32(0.5)
-    array[...] = np.resize(pattern, prod(shape)).reshape(shape)
+    array[...] = engine.take(np.resize(pattern, prod(shape)).reshape(shape))
     return array
 
 

@@ -9,6 +9,9 @@
 A swap is a receive and a send at once, the step all the collectives of a plan are made of.  Beside it are measured,
 for comparison, a ping-pong (other programs' latency) and the swap as `gridnn.comm.mover` makes it (with its Python).
 Collectives are called as `gridnn.comm.collectives` calls them.
+
+Where ranks compute on devices swaps and collectives are of their arrays, by the run's transport (`swaps`).  The
+ping-pong stays the host's: what lies between the two is what the transport takes.
 """
 
 from __future__ import annotations
@@ -23,14 +26,11 @@ from functools import partial
 import numpy as np
 
 from gridnn.comm.collectives import all_gather_shares, finish, start_reduce_scatter, start_sum
-from gridnn.comm.mover import Route, start
 from gridnn.comm.world import Array, World
+from gridnn.compute.gpu.engine import Engine
 from gridnn.cost.machine import COLLECTIVES
 from gridnn.errors import InputError
-from gridnn.geometry.exchange import Exchange
-from gridnn.geometry.grid import GridShape, Scheme
-from gridnn.geometry.traffic import Key
-from gridnn.network.placement import rest
+from gridnn.train.calibrate.swaps import KEY, moving, ping_pong, swapping
 
 SIZES, QUICK_SIZES = tuple(8 << shift for shift in range(0, 24, 3)), (8, 512, 32 << 10, 1 << 20)
 """Bytes of messages: 8 B to 16 MB."""
@@ -123,30 +123,41 @@ def levels_of(nodes: Nodes) -> tuple[str, ...]:
 
 
 def measure_messages(
-    world: World, nodes: Nodes, quick: bool, say: Callable[[str], None]
-) -> Iterator[Message]:
-    """Yield measured messages, the same on all ranks.  Collective."""
+    world: World, nodes: Nodes, quick: bool, say: Callable[[str], None], device: Engine | None = None
+) -> Iterator[Message]:  # fmt: skip
+    """Yield measured messages, the same on all ranks.  Collective.
+
+    Parameters
+    ----------
+    device
+        What computes where arrays are on a device, whose messages are measured then; None is the host.
+    """
     for level in levels_of(nodes):
         counts = [1] if level == "node" else sorted({1, *_doubled(nodes.ranks)})
         for streams in counts:
             peer = _peer(nodes, level, streams, world.rank)
             sizes = QUICK_SIZES if quick else SIZES
             for nbytes in sizes if streams == 1 else sizes[-2:]:
-                out, into = np.zeros(nbytes, np.uint8), np.zeros(nbytes, np.uint8)
-                for how, act in (("swap", _swap), ("ping-pong", _ping_pong)):
-                    if how == "swap" or streams == 1:
-                        work = None if peer is None else partial(act, world, peer, out, into)
-                        seconds = _seconds(world, work, nbytes, quick)
-                        yield Message(level, how, streams, nbytes, seconds / (2 if how == "ping-pong" else 1))
-        moved_s = _moved_s(world, _peer(nodes, level, 1, world.rank), quick)
-        yield Message(level, "mover", 1, 8, moved_s)
+                with swapping(world, peer, nbytes, device) as work:
+                    yield Message(level, "swap", streams, nbytes, _seconds(world, work, nbytes, quick))
+                if streams == 1:
+                    there_and_back_s = _seconds(world, ping_pong(world, peer, nbytes), nbytes, quick)
+                    yield Message(level, "ping-pong", 1, nbytes, there_and_back_s / 2)
+        with moving(world, _peer(nodes, level, 1, world.rank), device) as work:
+            yield Message(level, "mover", 1, 8, _seconds(world, work, 8, quick))
         say(f"links: {level} measured, {counts[-1]} stream{'s' * (counts[-1] > 1)} at once")
 
 
 def measure_collectives(
-    world: World, nodes: Nodes, quick: bool, say: Callable[[str], None]
-) -> Iterator[Collective]:
-    """Yield measured collectives over groups of 2, 4, ... and all ranks, the same on all ranks.  Collective."""
+    world: World, nodes: Nodes, quick: bool, say: Callable[[str], None], device: Engine | None = None
+) -> Iterator[Collective]:  # fmt: skip
+    """Yield measured collectives over groups of 2, 4, ... and all ranks, the same on all ranks.  Collective.
+
+    Parameters
+    ----------
+    device
+        As in `measure_messages`.
+    """
     for procs in sorted({*_doubled(world.size), world.size} - {1}):
         first = world.rank // procs * procs
         ranks = tuple(range(first, first + procs)) if first + procs <= world.size else ()
@@ -154,8 +165,9 @@ def measure_collectives(
         members = (*inside, procs) if nodes.count > 1 else (procs,)
         for nbytes in QUICK_SUMS if quick else SUMS:
             array = np.zeros(nbytes // 4, np.float32)
+            array = array if device is None else device.take(array)
             for kind in COLLECTIVES:
-                work = partial(_CALLS[kind], world, ranks, array) if ranks else None
+                work = partial(_called, kind, world, ranks, array, device) if ranks else None
                 yield Collective(kind, members, nbytes, _seconds(world, work, nbytes, quick))
         say(f"links: collectives over {procs} ranks measured")
 
@@ -187,43 +199,26 @@ def _peer(nodes: Nodes, level: str, streams: int, rank: int) -> int | None:
     return nodes.on(other)[at] if at < streams and other < nodes.count else None
 
 
-def _swap(world: World, peer: int, out: Array, into: Array) -> None:
-    coming = world.comm.Irecv(into, peer)
-    going = world.comm.Isend(out, peer)
-    coming.Wait()
-    going.Wait()
-
-
-def _ping_pong(world: World, peer: int, out: Array, into: Array) -> None:
-    if world.rank < peer:
-        world.comm.Send(out, peer)
-        world.comm.Recv(into, peer)
-    else:
-        world.comm.Recv(into, peer)
-        world.comm.Send(out, peer)
-
-
-def _moved_s(world: World, peer: int | None, quick: bool) -> float:
-    """Return the seconds of a swap of 8 bytes through the mover: halves of two samples for one sample's halves."""
-    if peer is None:
-        return _seconds(world, None, 8, quick)
-    with World(world.group(tuple(sorted((world.rank, peer))))) as pair:
-        one, other = (rest((2, 4), Scheme(GridShape.of(**{axis: 2}))) for axis in "nk")
-        path, array = Route(Exchange(one, other), pair.rank), np.zeros((1, 4), np.float32)
-        return _seconds(world, lambda: start(pair, path, array, _KEY, np.float32).wait(), 8, quick)
+def _called(
+    kind: str, world: World, ranks: tuple[int, ...], array: Array, device: Engine | None
+) -> None:  # fmt: skip
+    """Make a collective, until a device has what it brings."""
+    _CALLS[kind](world, ranks, array)
+    if device is not None:
+        device.synchronize()
 
 
 def _all_reduce(world: World, ranks: tuple[int, ...], array: Array) -> None:
-    finish(world, start_sum(world, ranks, array, [(_KEY, array.size)]), "allreduce")
+    finish(world, start_sum(world, ranks, array, [(KEY, array.size)]), "allreduce")
 
 
 def _reduce_scatter(world: World, ranks: tuple[int, ...], array: Array) -> None:
-    request, _ = start_reduce_scatter(world, ranks, array, [(_KEY, array.size)])
+    request, _ = start_reduce_scatter(world, ranks, array, [(KEY, array.size)])
     finish(world, request, "reduce_scatter")
 
 
 def _all_gather(world: World, ranks: tuple[int, ...], array: Array) -> None:
-    all_gather_shares(world, ranks, array, [(_KEY, array.size)])
+    all_gather_shares(world, ranks, array, [(KEY, array.size)])
 
 
 def _doubled(most: int) -> list[int]:
@@ -231,5 +226,4 @@ def _doubled(most: int) -> list[int]:
     return [1 << shift for shift in range(most.bit_length()) if 1 << shift <= most]
 
 
-_KEY = Key("calibrate", "backward", "", "")
 _CALLS = {"allreduce": _all_reduce, "allgather": _all_gather, "reduce_scatter": _reduce_scatter}

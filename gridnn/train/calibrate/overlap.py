@@ -5,7 +5,8 @@
     both at once        compute |##============|                     T + C - hidden
 
 A step is priced with `Machine.beside`, which for C > T says (1 - overlap) T + C; so overlap = hidden / T.  Sums go
-as in a run: buckets, begun by `gridnn.comm.collectives`, moved on by the progress thread.
+as in a run: buckets, begun by `gridnn.comm.collectives`, moved on by the progress thread.  Products are NumPy's, or of
+the device whose arrays are summed: they are started at once, and the host has the sums to itself.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ import numpy as np
 
 from gridnn.comm.collectives import finish, start_sum
 from gridnn.comm.world import Array, World
+from gridnn.compute.gpu.engine import Engine
 from gridnn.geometry.traffic import Key
 
 BUCKET = 4 << 20
 """Bytes of a sum: a run's default."""
 SIDE = 384
 """Of the square matrices of a product, of some tenths of a millisecond to a few."""
+LEAST_S, MOST_SIDE = 5e-4, 8192
+"""On a device matrices grow until a product takes so long: the host's part of starting it is next to nothing then."""
 LONGER = 1.2
 """How much longer the products take than the sums."""
 MOST = 64
@@ -48,30 +52,42 @@ def share_hidden(sums_s: float, products_s: float, both_s: float) -> float:
     return min(1.0, max(0.0, (sums_s + products_s - both_s) / sums_s))
 
 
-def measure_overlap(world: World, quick: bool, say: Callable[[str], None]) -> Overlap:
+def measure_overlap(
+    world: World, quick: bool, say: Callable[[str], None], device: Engine | None = None
+) -> Overlap:  # fmt: skip
     """Measure sums over all ranks alone, products alone, and both.  Collective; the same on all ranks.
 
     Needs two ranks or more.  Products run with the threads that NumPy has at the time.
+
+    Parameters
+    ----------
+    device
+        What computes where arrays are on a device; None is the host.
     """
     least_s, turns = (0.05, 5) if quick else (0.2, 11)
-    one = np.zeros(BUCKET // 4, np.float32)
-    left = np.ones((SIDE, SIDE), np.float32)
-    out = np.empty_like(left)
+    one = _taken(np.zeros(BUCKET // 4, np.float32), device)
+    multiply = _product(SIDE, device)
 
     def summed(arrays: list[Array], products: int) -> None:
         everyone = tuple(range(world.size))
         requests = [start_sum(world, everyone, array, [(_KEY, array.size)]) for array in arrays]
         for _ in range(products):
-            np.matmul(left, left, out=out)
+            multiply()
         world.progress.rest()
         for request in requests:
             finish(world, request, "allreduce")
+        if device is not None:
+            device.synchronize()
 
     was, world.progress.on = world.progress.on, True
     try:
         once_s = min(_slowest_s(world, lambda: summed([one], 0)) for _ in range(4))
         arrays = [np.zeros_like(one) for _ in range(min(MOST, math.ceil(least_s / once_s)))]
-        product_s = min(_slowest_s(world, lambda: summed([], 8)) for _ in range(4)) / 8
+        side, product_s = SIDE, min(_slowest_s(world, lambda: summed([], 8)) for _ in range(4)) / 8
+        while device is not None and product_s < LEAST_S and side < MOST_SIDE:
+            side *= 2
+            multiply = _product(side, device)
+            product_s = min(_slowest_s(world, lambda: summed([], 8)) for _ in range(4)) / 8
         summed(arrays, 0)  # touches the arrays
         sums_s = _slowest_s(world, lambda: summed(arrays, 0))
         products = max(1, math.ceil(LONGER * sums_s / product_s))
@@ -84,6 +100,18 @@ def measure_overlap(world: World, quick: bool, say: Callable[[str], None]) -> Ov
     say(f"links: {len(arrays)} sums beside products measured")
     sums_s, products_s, both_s = (statistics.median(turn[at] for turn in taken) for at in range(3))
     return Overlap(sums_s, products_s, both_s, share)
+
+
+def _taken(array: Array, device: Engine | None) -> Array:
+    return array if device is None else device.take(array)
+
+
+def _product(side: int, device: Engine | None) -> Callable[[], object]:
+    """Return what starts a product of square matrices."""
+    left = _taken(np.ones((side, side), np.float32), device)
+    if device is None:
+        return partial(np.matmul, left, left, out=np.empty_like(left))
+    return partial(device.device.matmul, left, left, device.empty(left.shape, np.float32))
 
 
 def _slowest_s(world: World, work: Callable[[], None]) -> float:

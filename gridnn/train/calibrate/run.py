@@ -4,6 +4,7 @@ find the nodes      which ranks share a host
 links               messages on every level, collectives over groups            two ranks or more
 overlap             sums beside products                                        two ranks or more
 layers              blocks of networks, all ranks at once
+                    ... of arrays on devices and by their engine, with --device gpu: links by the run's transport
 fit                 alpha, beta, rates, algorithms; said with how well they fit
 write               machine.toml, and machine.profile.json beside it            rank 0
 """
@@ -14,8 +15,9 @@ import argparse
 import contextlib
 import io
 import os
+import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -26,10 +28,12 @@ from threadpoolctl import threadpool_limits
 
 from gridnn.cost.machine import Machine, load_machine
 from gridnn.cost.profile import Profile
-from gridnn.train.launch import cache_folder, threads_of, together
+from gridnn.train.launch import cache_folder, environment, threads_of, together
 
 if TYPE_CHECKING:
     from gridnn.comm.world import World
+    from gridnn.compute.gpu.engine import Engine
+    from gridnn.train.console import Console
 
 QUICK_S, FULL_S = 15.0, 150.0
 """Seconds for layers; links take a few more."""
@@ -40,16 +44,31 @@ examples:
   mpiexec -n 4 gridnn calibrate -o mine.toml --quick      the same in half a minute, less exactly
   mpiexec -n 4 gridnn calibrate -o mine.toml --network resnet50 --batch 64
   srun -N 2 --ntasks-per-node=8 gridnn calibrate -o cluster.toml
+  mpiexec -n 4 gridnn calibrate -o gpus.toml --device gpu     what runs with --device gpu are planned for
   gridnn plan resnet50 --machine mine.toml --procs 4 --batch 64
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the machine that the ranks run on; returns the exit code."""
-    return together(lambda world, console: calibrate(world, _parse(argv, world.rank > 0), console.say))
+
+    def measured(world: World, console: Console) -> None:
+        calibrate(world, _parse(argv, world.rank > 0), console.say, environment())
+
+    return together(measured, lambda: _asked_device(argv))
 
 
-def calibrate(world: World, arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
+def _asked_device(argv: Sequence[str] | None) -> str:
+    """Return the device before MPI starts; "cpu" where words are wrong, which is said afterwards."""
+    try:
+        return str(_parse(argv, quiet=True).device)
+    except SystemExit:
+        return "cpu"
+
+
+def calibrate(
+    world: World, arguments: argparse.Namespace, say: Callable[[str], None], surroundings: Mapping[str, str]
+) -> None:  # fmt: skip
     """Measure, fit, say and write.  Collective.
 
     Parameters
@@ -58,6 +77,8 @@ def calibrate(world: World, arguments: argparse.Namespace, say: Callable[[str], 
         As `main` reads them.
     say
         The voice of rank 0; silent elsewhere.
+    surroundings
+        The environment of this process: launchers and MPI libraries speak through it.
 
     Raises
     ------
@@ -68,21 +89,24 @@ def calibrate(world: World, arguments: argparse.Namespace, say: Callable[[str], 
     from gridnn.comm.progress import every_s
     from gridnn.comm.sums import piece_bytes
     from gridnn.comm.world import mpi_version
+    from gridnn.compute.gpu.engine import Engine
     from gridnn.train.calibrate import blocks, fit, layers, links, overlap, report
-    from gridnn.train.engine import keep_choices, open_engine, words
-    from gridnn.train.sections import ComputeSection
+    from gridnn.train.engine import engine_of, keep_choices, words
+    from gridnn.train.sections import CommSection, ComputeSection, Config
 
     started_s, path, quick = time.perf_counter(), Path(arguments.output), arguments.quick
-    threads, compute, choices = threads_of(world), ComputeSection(), cache_folder() / "choices.json"
+    threads, choices = threads_of(world), cache_folder() / "choices.json"
+    compute, comm = ComputeSection(device=arguments.device), CommSection(transport=arguments.transport)
     nodes = links.find_nodes(world, arguments.ranks_per_node)
     with agreed(world):
         if world.rank == 0:
             report.check_target(path, arguments.force)
         jobs = blocks.jobs_of(arguments.network, arguments.batch or 32 * world.size, world.size, quick)
-        memory_bytes = _memory_bytes(nodes.ranks)
-        # Four arrays of a block's size live at once at the most; half of the memory is for everything else.
-        todo = blocks.blocks_of(jobs, world.size, memory_bytes // 4)
-        engine = open_engine(world, compute, threads, choices)
+    engine = engine_of(world, Config(compute=compute, comm=comm), threads, choices, surroundings)
+    device = engine if isinstance(engine, Engine) else None
+    memory_bytes = _memory_bytes(world, nodes.ranks, device)
+    # Four arrays of a block's size live at once at the most; half of the memory is for everything else.
+    todo = blocks.blocks_of(jobs, world.size, memory_bytes // 4)
     said = words(world, engine, compute, threads)
     where = f"{world.size} rank{'s' * (world.size > 1)} on {nodes.count} node{'s' * (nodes.count > 1)}"
     for line in [*said, where]:
@@ -99,14 +123,14 @@ def calibrate(world: World, arguments: argparse.Namespace, say: Callable[[str], 
             "in blocks (mpiexec -ppn N, srun --distribution=block)"
         )
 
-    messages = list(links.measure_messages(world, nodes, quick, say))
+    messages = list(links.measure_messages(world, nodes, quick, say, device))
     levels, lines = fit.fit_levels(messages, nodes)
     if levels:  # sums are made as a run on this machine makes them
         beta = max(level.beta_s_per_byte for level in levels)
         world.sums.piece_bytes, world.progress.every_s = piece_bytes(beta), every_s(beta)
-    collectives = list(links.measure_collectives(world, nodes, quick, say))
+    collectives = list(links.measure_collectives(world, nodes, quick, say, device))
     with threadpool_limits(threads), np.errstate(all="ignore"):
-        beside = overlap.measure_overlap(world, quick, say) if world.size > 1 else None
+        beside = overlap.measure_overlap(world, quick, say, device) if world.size > 1 else None
         tiny = list(layers.measure_blocks(world, engine, blocks.tiny_blocks(), QUICK_S, _nothing))
         budget_s = QUICK_S if quick else FULL_S
         large = list(layers.measure_blocks(world, engine, todo, budget_s, say))
@@ -149,9 +173,16 @@ def calibrate(world: World, arguments: argparse.Namespace, say: Callable[[str], 
     say(f"written: {path} and {report.profile_path(path)}, in {time.perf_counter() - started_s:.0f} s")
 
 
-def _memory_bytes(ranks: int) -> int:
-    """Return the memory of the host over its ranks."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks
+def _memory_bytes(world: World, ranks: int, device: Engine | None) -> int:
+    """Return what a rank has: the memory of the host over its ranks, or of a device over those that share it.
+
+    Collective; of devices the least, the same on all ranks.
+    """
+    if device is None:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks
+    places = world.comm.allgather((platform.node(), device.room.identity))
+    mine = device.room.total_bytes // places.count(places[world.rank])
+    return int(min(world.comm.allgather(mine)))
 
 
 def _nothing(text: str) -> None:
@@ -179,6 +210,16 @@ def _parse(argv: Sequence[str] | None, quiet: bool) -> argparse.Namespace:
     add(
         "--ranks-per-node", type=_count, metavar="N",
         help="take every N ranks as a node, where host names do not tell; left out, by host name",
+    )  # fmt: skip
+    add(
+        "--device",
+        choices=("auto", "cpu", "gpu"),
+        default="cpu",
+        help="where ranks compute, as in a run (cpu)",
+    )
+    add(
+        "--transport", choices=("auto", "staged", "cuda-mpi"), default="auto",
+        help="how messages of a GPU go, as comm.transport of a run (auto)",
     )  # fmt: skip
     add("--force", action="store_true", help="replace files that are there")
     with contextlib.ExitStack() as stack:
