@@ -98,6 +98,16 @@ def flip_map(
     return answer(study(network, batch, machine), procs, across, up, source=source, **more)
 
 
+def pipeline(
+    network: Net, *, batch: int, procs: int, passes: int = 1, stages: Sequence[int] = (),
+    machine: str | Machine = MACHINE, **more: Any,
+) -> Table:  # fmt: skip
+    """Return pipelines: a row for each schedule and number of stages."""
+    from gridnn.analysis.pipeline import pipeline as answer
+
+    return answer(study(network, batch, machine, passes=passes).job(procs), stages=stages, **more)
+
+
 def paper(figure: int, variant: str = "as-used") -> Table:
     """Return the bars of a figure, 6 to 10, of Gholami et al. 2018."""
     from gridnn.analysis.paper import paper as answer

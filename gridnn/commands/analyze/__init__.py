@@ -13,6 +13,7 @@ QUESTIONS = {
     "grids": "all Pr x Pc of one number of processes, side by side",
     "scaling": "seconds and efficiency over processes, strong and weak, for every strategy",
     "sensitivity": "what changes with latency, bandwidth, batch or image size, and which strategy wins where",
+    "pipeline": "layers in stages that work at the same time: schedules, bubbles, staleness, memory",
     "bounds": "what each layer moves beside the least that any algorithm must",
     "paper": "the figures of Gholami et al. 2018 and the traffic of Jia et al. 2018, recomputed",
     "compare": "predicted, counted and measured: what became of the plans of some runs",

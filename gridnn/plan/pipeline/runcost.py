@@ -23,7 +23,7 @@ import numpy as np
 
 from gridnn.cost.collectives import exchange_s
 from gridnn.cost.grids import Ints
-from gridnn.cost.price import LayerPrice, PlanPrice, backward_seconds, price_plan
+from gridnn.cost.price import LayerPrice, PlanPrice, backward_seconds, forward_seconds, price_plan
 from gridnn.errors import InputError
 from gridnn.geometry.interval import volume
 from gridnn.network.graph import INPUT
