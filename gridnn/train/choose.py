@@ -24,6 +24,10 @@ from gridnn.network.source import Source
 from gridnn.network.stages import Stages, cut_network, ranks_of, stage_at
 from gridnn.plan import problem
 from gridnn.plan.pipeline.schedule import Schedule
+from gridnn.plan.pipeline.search import best_pipelines
+from gridnn.plan.pipeline.simulate import simulate
+from gridnn.plan.pipeline.stagecost import pipeline_cost
+from gridnn.plan.pipeline.weigh import plan_of, staged, weigh
 from gridnn.plan.plan import Plan, read_plan, uniform_plan
 from gridnn.plan.search import MODEL_ERROR, search
 from gridnn.train.data.dataset import Dataset
@@ -110,6 +114,13 @@ def choose(config: Config, train: Dataset, procs: int) -> Job:
         "step_s": cost.step_s, "compute_s": cost.compute_s, "comm_s": cost.comm_s, "overlapped_s": cost.overlapped_s,
         "machine": machine.name,
     }  # fmt: skip
+    if stages is not None:
+        schedule = Schedule(plan.schedule, stages.count, passes, plan.form)
+        told = simulate(schedule, pipeline_cost(
+            placed, stages, machine, np.dtype(config.train.dtype).itemsize, passes, states=states(config.train),
+            bucket_bytes=config.train.bucket_bytes, cut_optimizer=config.train.cut_optimizer,
+        ))  # fmt: skip
+        predicted |= {"step_s": told.step_s, "overlapped_s": told.step_s, "bubble": told.bubble}
     model = Source(config.model.name, network.input_shape, train.classes, _options(config))
     plan = replace(
         plan,
@@ -128,9 +139,18 @@ def choose_plan(config: Config, network: Network, procs: int) -> Plan:
     """
     spec, batch, passes = config.plan.spec, config.train.batch, config.train.accumulate
     if spec == "auto":
-        return replace(_planned(config, network, procs), passes=passes)
+        return _planned(config, network, procs)
     if spec.endswith(".json") or "/" in spec:
         return read_plan(Path(spec), network, batch, procs, passes)
+    if "|" in spec:
+        job = _job(config, network, procs)
+        found = staged(job, spec, _schedule(config), config.plan.form, config.plan.stages)
+        return plan_of(job, found, f'"{spec}"')
+    if config.plan.stages or config.plan.schedule not in ("auto", "sequential"):
+        raise InputError(
+            f'plan.spec = "{spec}" is one grid for every layer, but plan.stages or plan.schedule ask for a pipeline; '
+            f'give a grid for each stage, such as "{spec} | {spec}", or plan.spec = "auto"'
+        )
     grid = GridShape.parse(spec)
     if grid.size > procs:
         raise InputError(
@@ -143,9 +163,10 @@ def choose_plan(config: Config, network: Network, procs: int) -> Plan:
 
 def _planned(config: Config, network: Network, procs: int) -> Plan:
     """Return the planner's plan, or the best known one where the planner's gain may be an error of the model."""
-    machine, batch = load_machine(config.plan.machine), config.train.batch
-    itemsize = np.dtype(config.train.dtype).itemsize
-    job = problem.Job(network, machine, procs, batch, config.train.accumulate, itemsize, states(config.train))
+    job, machine = _job(config, network, procs), load_machine(config.plan.machine)
+    wanted = config.plan.schedule
+    if config.plan.stages or wanted not in ("auto", "sequential"):
+        return _pipeline(config, job)
     found = search(job)
     if found.margin < MODEL_ERROR:
         name = found.runner_up[0]
@@ -155,7 +176,39 @@ def _planned(config: Config, network: Network, procs: int) -> Plan:
         found = search(job, name)
     else:
         origin = f"auto: a grid for each layer on machine {machine.name}, {found.verdict}"
-    return Plan(network.name, network.digest, procs, batch, found.schemes, origin)
+    plan = Plan(network.name, network.digest, procs, job.batch, found.schemes, origin, passes=job.passes)
+    if wanted == "sequential" or procs == 1:
+        return plan
+    placed = place_network(network, found.schemes, job.per_pass, procs)
+    price = price_plan(placed, machine, job.itemsize, job.passes, states=job.states)
+    weighed = weigh(job, price.overlapped_s)
+    if weighed.wins and weighed.best is not None:
+        return plan_of(job, weighed.best, f"auto: {weighed.words}; on machine {machine.name}")
+    return replace(plan, origin=f"{origin}; {weighed.words}")
+
+
+def _pipeline(config: Config, job: problem.Job) -> Plan:
+    """Return the best plan for a schedule that is asked for, or for stages that are."""
+    name, first = _schedule(config), config.plan.stages
+    count = cut_network(job.network, first).count if first else None
+    best = best_pipelines(job, (name,), stages=count, form=config.plan.form)[name]
+    if first:
+        spec = " | ".join(str(best.schemes[layer].grid) for layer in best.stages.first)
+        best = staged(job, spec, name, config.plan.form, first)
+    return plan_of(job, best, f"auto: {name}, {best.schedule.stages} stages on machine {job.machine.name}")
+
+
+def _schedule(config: Config) -> str:
+    """Return the schedule of a pipeline: what is asked for, or one that is exact and keeps few passes open."""
+    return "1f1b" if config.plan.schedule == "auto" else config.plan.schedule
+
+
+def _job(config: Config, network: Network, procs: int) -> problem.Job:
+    """Return the planner's job of a configuration."""
+    return problem.Job(
+        network, load_machine(config.plan.machine), procs, config.train.batch, config.train.accumulate,
+        np.dtype(config.train.dtype).itemsize, states(config.train),
+    )  # fmt: skip
 
 
 def _options(config: Config) -> dict[str, Any]:
