@@ -83,6 +83,10 @@ class Layer:
         """Return the gradient by each input, in the layout of its need."""
         raise AssertionError(f"{self.name}: a layer computes its own backward")
 
+    def recall(self, inputs: list[Pending]) -> None:
+        """Keep what backward needs of a forward whose output nobody wants: a pass that is made again has sent it."""
+        self.forward(inputs, True)
+
     def stow(self) -> Stowed:
         """Take out what the last forward left for its backward, so that another pass can come between."""
         mine = self.__dict__

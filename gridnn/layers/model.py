@@ -83,9 +83,10 @@ class Model:
         self.world, self.placed, self.dtype = world, placed, np.dtype(dtype)
         self.engine: Engine = engine or CpuEngine.detect(world.memory)
         self.compute = subjects_of(self.engine)
-        self.arena = twin.arena if twin else Arena(
-            world, placed, dtype, bucket_bytes, cut_optimizer, overlap, self.engine
-        )  # fmt: skip
+        made = (
+            None if twin else Arena(world, placed, dtype, bucket_bytes, cut_optimizer, overlap, self.engine)
+        )
+        self.arena: Arena = made or twin.arena  # type: ignore[union-attr]
         self.layers = [
             make_layer(world, p, dtype, self.arena.parameters[p.node.name], self.engine)
             for p in placed.layers
@@ -156,7 +157,7 @@ class Model:
         replay: Pass | None,
     ) -> Verdict:  # fmt: skip
         before, self._pass = self._pass, Pass()
-        # An evaluation's: no backward has waited for them.
+        # No backward has waited for these: of an evaluation, or of a pass that is made again.
         for pending in (*before.sent, *(replay.sent if replay else ())):
             pending.wait()
         coming: dict[int, Pending] = {
@@ -184,6 +185,8 @@ class Model:
                 if stop.works:
                     found = layer.judge(y, self.engine.take(target), valid, score)
                     verdict = found if layer is self.loss else verdict
+            elif stop.works and replay is not None and not any(self._uses[way.edge] for way in stop.leaves):
+                layer.recall(inputs)
             elif stop.works:
                 if stop.margin is not None:
                     layer.into = self._margin(stop.margin, margin)
@@ -193,7 +196,7 @@ class Model:
                 y = self._nothing(layer)
             for e, path, key in stop.leaves:
                 if replay is not None and not self._uses[e]:
-                    continue
+                    continue  # sent the first time
                 room, middle = margin.pop(e, (None, None)) if margin else (None, None)
                 coming[e] = start(self.world, path, y, key, self.dtype, room if y is middle else None)
             for e in stop.last:

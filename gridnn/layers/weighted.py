@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TypedDict
 
+from gridnn.comm.mover import Pending
 from gridnn.comm.world import Array
 from gridnn.layers.base import Layer, Parameter
 
@@ -31,6 +32,14 @@ class Weighted(Layer):
     def epilogue(self) -> Epilogue:
         """Bias and ReLU, where the output is at rest as computed."""
         return {"bias": self._bias, "relu": self.rectified} if self.settled else {"bias": None, "relu": False}
+
+    def recall(self, inputs: list[Pending]) -> None:
+        """Keep the input: the output is computed only where a ReLU or a sum is part of it."""
+        if self.rectified or not self.settled:
+            self.forward(inputs, True)
+        else:
+            self._x = inputs[0].wait()
+            self._y: Array | None = None
 
     def finish(self, raw: Array) -> Array:
         """Return the output at rest from the output as computed with `epilogue`."""

@@ -22,6 +22,8 @@ class StageCost(NamedTuple):
         What one pass takes from other stages or the data: all that a replay needs.
     worst_bytes
         Arrays alive at the worst moment of a pass, beside what it keeps for backward.
+    spared_s
+        Of `forward_s`, what a forward that is made again leaves out: outputs that only other stages read.
     """
 
     forward_s: float
@@ -31,6 +33,12 @@ class StageCost(NamedTuple):
     kept_bytes: int
     input_bytes: int
     worst_bytes: int = 0
+    spared_s: float = 0.0
+
+    @property
+    def replay_s(self) -> float:
+        """Seconds of a forward that is made again."""
+        return self.forward_s - self.spared_s
 
 
 class Transfer(NamedTuple):

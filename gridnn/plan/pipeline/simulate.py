@@ -3,7 +3,7 @@
 | task         | waits for                                                              | takes                 |
 |--------------|------------------------------------------------------------------------|-----------------------|
 | forward p    | forward p of the stages that send to it, and the transfer              | `forward_s`           |
-| replay p     | nothing: its input is kept                                             | `forward_s`           |
+| replay p     | nothing: its input is kept                                             | `replay_s`            |
 | backward p   | backward p of the stages it sent to, and the transfer (`local`: none)  | `backward_s`          |
 | update       | nothing: it follows the backwards of its own stage                     | `update_s`            |
 | transfer     | the transfer before it on the same link in the same direction          | that of its direction |

@@ -83,7 +83,9 @@ def pipeline_cost(
     for (start, stop), ranks in zip(stages.bounds, looked, strict=True):
         held = [held_bytes(placed, rank, itemsize, states) for rank in ranks]
         seconds = stage_seconds(price.layers[start:stop], machine, passes)
-        found.append(StageCost(*seconds, *map(max, zip(*held, strict=True))))
+        spared_s = _spared_s(placed, stages, range(start, stop), price.layers, passes)
+        weights, kept, inputs, worst = map(max, zip(*held, strict=True))
+        found.append(StageCost(*seconds, weights, kept, inputs, worst, spared_s))
     return PipelineCost(tuple(found), tuple(_transfers(placed, stages, machine, itemsize, looked)))
 
 
@@ -100,6 +102,19 @@ def stage_seconds(layers: Sequence[LayerPrice], machine: Machine, passes: int) -
             now_s += (1 - machine.overlap) * sums_s
     update_s = sum(layer.update_s + layer.moved_s("update") for layer in layers)
     return Spent(there, back, max(now_s, end_s) - back + update_s)
+
+
+def _spared_s(
+    placed: PlacedNetwork, stages: Stages, layers: range, prices: Sequence[LayerPrice], passes: int
+) -> float:
+    """Return the seconds of outputs that no layer of their stage reads: products with nothing to sum and no ReLU."""
+    hosts, read = set(absorbed(placed).values()), {i for at in layers for i in placed.layers[at].node.inputs}
+    weighted = (s.Conv, s.ConvTranspose, s.Linear)
+    return sum(
+        prices[at].forward_s / passes for at in layers
+        if isinstance(placed.layers[at].node.spec, weighted) and placed.layers[at].settle.kind == "none"
+        and placed.layers[at].node.name not in read | hosts
+    )  # fmt: skip
 
 
 def held_bytes(placed: PlacedNetwork, rank: int, itemsize: int, states: int) -> tuple[int, int, int, int]:

@@ -157,7 +157,7 @@ def _form(schedule: Schedule, stage: int, step: int, cost: PipelineCost) -> _For
     """Return the tasks of a stage in a step as arrays."""
     verbs = np.array([task.verb for task in tasks_of(schedule, stage, step)])
     of = cost.stages[stage]
-    took = {"forward": of.forward_s, REPLAY: of.forward_s, "backward": of.backward_s, "update": of.update_s}
+    took = {"forward": of.forward_s, REPLAY: of.replay_s, "backward": of.backward_s, "update": of.update_s}
     places = [np.flatnonzero(verbs == verb) for verb in ("forward", "backward")]
     return _Form(places[0], places[1], np.array([took[verb] for verb in verbs]))
 

@@ -139,7 +139,7 @@ class Timeline:
 
 def work_s(schedule: Schedule, stage: int, cost: StageCost) -> float:
     """Return the seconds that a stage works in a step, its replays and its update included."""
-    again = cost.forward_s if schedule.replays(stage) else 0.0
+    again = cost.replay_s if schedule.replays(stage) else 0.0
     return schedule.passes * (cost.forward_s + again + cost.backward_s) + cost.update_s
 
 
