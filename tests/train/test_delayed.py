@@ -88,7 +88,7 @@ def test_plain_backpropagation(comm: Any, steps: int) -> None:
     np.testing.assert_allclose(weights_of(found), PLAIN[steps], rtol=0, atol=1e-9)
 
 
-def stashing(steps: int) -> list[tuple[float, ...]]:
+def stashing(steps: int, warmup: int = 0) -> list[tuple[float, ...]]:
     """Return the weights before each step, and after the last, of weight stashing (Narayanan et al. 2019).
 
     The batch of step t goes forward and backward through stage k (from 0) with its weights of K - 1 - k updates before.
@@ -102,7 +102,7 @@ def stashing(steps: int) -> list[tuple[float, ...]]:
         back, now = outputs[-1] - Y[t], list(history[-1])
         for k in reversed(range(3)):
             back *= 1 - outputs[k + 1] ** 2
-            now[k] -= LR * back * outputs[k]
+            now[k] -= LR * min(1, (t + 1) / max(1, warmup)) * back * outputs[k]
             back *= versions[k]
         history.append(tuple(now))
     return history
@@ -110,13 +110,24 @@ def stashing(steps: int) -> list[tuple[float, ...]]:
 
 @pytest.mark.ranks(3)
 def test_stash_is_weight_stashing_with_shifted_clocks(comm: Any) -> None:
-    wanted, network = stashing(8), chain()
-    np.testing.assert_allclose(wanted[4], STASHED_4, rtol=0, atol=1e-9)
+    network = chain()
+    np.testing.assert_allclose(stashing(4)[4], STASHED_4, rtol=0, atol=1e-9)
     with World(comm) as world:
-        for steps in (3, 5, 8):
+        for steps, warmup in ((3, 0), (5, 0), (8, 0), (7, 5)):  # a rate is that of the batch it is for
+            wanted = stashing(steps, warmup)
             cut = in_stages(network, THREE)
             found = trained(
-                world, network, cut, 1, 1, "delayed", form="stash", steps=steps, drains=(), **CHAIN
+                world,
+                network,
+                cut,
+                1,
+                1,
+                "delayed",
+                form="stash",
+                steps=steps,
+                drains=(),
+                warmup_steps=warmup,
+                **CHAIN,
             )
             shifted = [wanted[steps - (2 - k)][k] for k in range(3)]
             np.testing.assert_allclose(weights_of(found), shifted, rtol=0, atol=1e-12)
@@ -228,7 +239,9 @@ def test_a_drained_pipeline_begins_anew(comm: Any) -> None:
             world, network, cut, 4, 1, "delayed", steps=6, momentum=0.0, batches=(x, target), drains=(3, 6)
         )
         never = trained(world, network, cut, 4, 1, "delayed", steps=6, momentum=0.0, batches=(x, target))
-    np.testing.assert_allclose(both.losses, short.losses + rest.losses, rtol=1e-12)  # moments are about running means
+    np.testing.assert_allclose(
+        both.losses, short.losses + rest.losses, rtol=1e-12
+    )  # moments are about running means
     for name, value in rest.values.items():
         np.testing.assert_allclose(both.values[name], value, rtol=0, atol=1e-12)
     moves(both, "drained twice")

@@ -16,17 +16,29 @@ SIZES = {2: (1, 1), 3: (1, 2), 4: (2, 1, 1), 6: (2, 4), 7: (4, 1, 2), 8: (1, 4, 
 """Ranks of the stages, by their sum."""
 
 
-@pytest.mark.ranks(2, 3, 4, 6, 7, 8)
-@pytest.mark.parametrize("name", NETS)
-def test_exact_schedules_equal_one_process(comm: Any, name: str, sample_seed: int) -> None:
+def hold(comm: Any, name: str, seed: object) -> None:
     """Batches that passes do not divide; cuts and grids drawn."""
-    network, rng = build(name), random.Random(f"{sample_seed} {name} {comm.size}")
+    network, rng = build(name), random.Random(f"{seed} {name} {comm.size}")
     with World(comm) as world:
         for schedule, passes in (("gpipe", 3), ("1f1b", 4), ("sequential", 2)):
             cut = cut_randomly(network, SIZES[comm.size], 7 // passes, rng)
             got = trained(world, network, cut, 7, passes, schedule)
             same(got, alone(network, 7, passes), f"{schedule} {cut}")
             assert got.staleness == [{0}] * comm.size
+
+
+@pytest.mark.ranks(2, 3, 7)
+@pytest.mark.parametrize("name", NETS)
+def test_exact_schedules_equal_one_process(comm: Any, name: str, sample_seed: int) -> None:
+    hold(comm, name, sample_seed)
+
+
+@pytest.mark.sweep
+@pytest.mark.ranks(4, 6, 8)
+@pytest.mark.parametrize("name", NETS)
+def test_more_cuts(comm: Any, name: str) -> None:
+    for seed in range(8):
+        hold(comm, name, seed)
 
 
 @pytest.mark.ranks(4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gridnn.errors import InputError
-from gridnn.train.data.order import EvaluationOrder, Order
+from gridnn.train.data.order import EvaluationOrder, Order, PassOrder
 
 
 @pytest.mark.parametrize(("count", "batch"), [(1, 1), (7, 7), (23, 5), (24, 6), (100, 33)])
@@ -59,3 +59,16 @@ def test_too_few_samples():
     for count, batch in ((0, 1), (5, 0)):
         with pytest.raises(InputError, match="both must be at least 1"):
             EvaluationOrder(count, batch)
+
+
+def test_passes_of_unequal_size_make_up_the_batch():
+    order = Order(23, 7, seed=1)
+    for passes, sizes in ((1, [7]), (2, [4, 3]), (3, [3, 2, 2]), (7, [1] * 7)):
+        parts = PassOrder(order, passes)
+        assert parts.batch == sizes[0]
+        for step in range(4):
+            numbers = range(step * passes, (step + 1) * passes)
+            assert [parts.valid(n) for n in numbers] == sizes
+            assert [parts.kind(n) for n in numbers] == [int(size < sizes[0]) for size in sizes]
+            assert np.array_equal(np.concatenate([parts.indices(n) for n in numbers]), order.indices(step))
+            assert {parts.epoch(n) for n in numbers} == {order.epoch(step)}
