@@ -28,22 +28,16 @@ def settings(data: str, epochs: int) -> list[str]:
     if data == "digits":
         return [f"train.epochs={epochs}"]
     return [
-        "model.name=resnet20", f"data.path={data}", "data.name=pictures", "train.batch=64", "train.lr=0.1",
-        "train.weight_decay=1e-4", "train.warmup_steps=40", "train.schedule=cosine", f"train.epochs={epochs}",
-        "data.std=0.25", "data.mean=0.45", "data.flip=true",
+        "model.name=resnet20", f"data.path={data}", "data.name=pictures", "data.test_fraction=0.3", "data.std=0.25",
+        "data.mean=0.45", "data.flip=true", "data.pad=2", "train.batch=64", "train.lr=0.1", "train.weight_decay=5e-4",
+        "train.warmup_steps=60", "train.schedule=cosine", f"train.epochs={epochs}",
     ]  # fmt: skip
 
 
 def accuracy(told: list[str], stages: int, schedule: str, form: str, seed: int) -> float:
     """Return the test accuracy of one run."""
     with tempfile.TemporaryDirectory() as folder:
-        extra = [
-            f"train.seed={seed}",
-            f"run.dir={folder}/run",
-            "run.trace_steps=0",
-            "checkpoint.keep=0",
-            "checkpoint.best=false",
-        ]
+        extra = [f"train.seed={seed}", f"run.dir={folder}/run", "run.trace_steps=0", "checkpoint.keep=0"]
         if schedule != "sequential":
             extra += [f"plan.schedule={schedule}", f"plan.form={form}"]
         spec = " | ".join(["1"] * stages) if schedule != "sequential" else "1"

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from gridnn.commands.words import Say, add_machine, add_network, parser, read_job
 
 if TYPE_CHECKING:
+    from gridnn.plan.outcome import Outcome
     from gridnn.plan.plan import Plan
+    from gridnn.plan.problem import Job
 
 _EXAMPLES = """\
   gridnn diff plan.json edited.json                  layers that differ, seconds and bytes of both
@@ -30,15 +32,22 @@ def main(argv: Sequence[str], say: Say) -> None:
     add_machine(words, "what the first plan says")
     arguments = words.parse_args(argv)
     from gridnn.plan.explain.difference import difference
-    from gridnn.plan.outcome import outcome
 
     job, first = read_job(arguments.first, arguments)
     both = argparse.Namespace(**{**vars(arguments), "machine": arguments.machine or first.machine or None})
     other, second = read_job(arguments.second, both)
-    outcomes = outcome(job, first.schemes), outcome(other, second.schemes)
+    outcomes = _outcome(job, first), _outcome(other, second)
     say(f"{arguments.first} and {arguments.second}, on {job.machine.name}")
     for line in difference(job.network, _shown(first), _shown(second), outcomes):
         say(line)
+
+
+def _outcome(job: Job, plan: Plan) -> Outcome:
+    """Return what a plan costs, its stages at the same time where it has some."""
+    from gridnn.plan.explain.stages import pipeline_of, stage_outcome
+    from gridnn.plan.outcome import outcome
+
+    return stage_outcome(job, pipeline_of(job, plan)) if plan.stages else outcome(job, plan.schemes)
 
 
 def _shown(plan: Plan) -> Plan:

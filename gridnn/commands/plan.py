@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gridnn.commands import stages
+from gridnn.commands.plan_options import parse
 from gridnn.commands.show import GB, LAYERS, finite, layer_rows, table, totals
-from gridnn.commands.words import (
-    DEFAULT_MACHINE,
-    ITEMSIZE,
-    Say,
-    add_json,
-    add_network,
-    check_target,
-    parser,
-    source_of,
-    write_whole,
-)
+from gridnn.commands.words import ITEMSIZE, Say, check_target, source_of, write_whole
 from gridnn.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,23 +21,24 @@ if TYPE_CHECKING:
     from gridnn.plan.problem import Job
     from gridnn.plan.search import Found
 
-METHODS = ("dynamic", "uniform", "data", "model", "owt", "fc-only", "mcmc")
+IN_PLAN = ("network", "procs", "batch", "passes", "schedule", "form", "stages", "transfers", "layers")
+"""What a plan file has in places of its own, or can be had from it."""
 
-_EXAMPLES = """\
-  gridnn plan vgg16 --procs 16 --batch 512 --machine p100-cluster
-  gridnn plan resnet50 --procs 64 --batch 2048 --machine h100 --memory 80 -o plan.json
-  gridnn plan resnet20 --procs 4 --batch 64 --pin conv1="h2 w2" --pin linear1="k4" -o plan.json
-  gridnn plan model.onnx --procs 8 --batch 256 --machine mine.toml --json
-  mpiexec -n 4 python -m gridnn.train --plan plan.json
-"""
+
+class _Answer(NamedTuple):
+    """What was found: as plain values, in lines, and as a plan that can be written."""
+
+    values: dict[str, Any]
+    lines: list[str]
+    plan: Plan
 
 
 def main(argv: Sequence[str], say: Say) -> None:
     """Search, say what was found, and write it down if asked to."""
-    arguments = _parse(argv)
+    arguments = parse(argv)
+    schedule = stages.wanted(arguments)
     from gridnn.cost.machine import load_machine
     from gridnn.network.source import open_network
-    from gridnn.plan.outcome import outcome
     from gridnn.plan.problem import Job
 
     check_target(arguments.output)
@@ -57,16 +51,16 @@ def main(argv: Sequence[str], say: Say) -> None:
         arguments.passes,
         ITEMSIZE[arguments.dtype],
     )
-    pins = _pins(arguments.pin)
-    found = _walk(job, pins, arguments) if arguments.method == "mcmc" else _search(job, pins, arguments)
-    result = outcome(job, found.schemes)
-    failure = _written(job, found, result, arguments)
-    if arguments.json:
-        layers = {name: str(scheme) for name, scheme in found.schemes.items()}
-        values = {**predicted(job, found, result), "layers": layers}
-        say(json.dumps(finite(values), indent=2, allow_nan=False))
+    if schedule is not None:
+        answer = _staged(job, stages.best(job, schedule, arguments), arguments)
     else:
-        for line in _lines(job, found, result):
+        answer = _unstaged(job, arguments)
+    failure = _written(answer.plan, arguments.output)
+    if arguments.json:
+        layers = {name: str(scheme) for name, scheme in answer.plan.schemes.items()}
+        say(json.dumps(finite({**answer.values, "layers": layers}), indent=2, allow_nan=False))
+    else:
+        for line in answer.lines:
             say(line)
         if arguments.output and failure is None:
             say(f"\nplan written to {arguments.output}")
@@ -74,14 +68,68 @@ def main(argv: Sequence[str], say: Say) -> None:
         raise failure
 
 
-def _written(job: Job, found: Found, result: Outcome, arguments: argparse.Namespace) -> InputError | None:
+def _written(plan: Plan, path: str | None) -> InputError | None:
     """Write the plan if asked to; returns what went wrong: what was found is said all the same."""
     try:
-        if arguments.output:
-            write_whole(arguments.output, _plan(job, found, result, arguments).dumps())
+        if path:
+            write_whole(path, plan.dumps())
     except InputError as error:
         return error
     return None
+
+
+def _unstaged(job: Job, arguments: argparse.Namespace) -> _Answer:
+    """Return grids without stages; a pipeline where that was weighed and is faster."""
+    from gridnn.plan.outcome import outcome
+    from gridnn.plan.plan import Plan
+
+    pins = _pins(arguments.pin)
+    found = _walk(job, pins, arguments) if arguments.method == "mcmc" else _search(job, pins, arguments)
+    result = outcome(job, found.schemes)
+    limits = arguments.method != "dynamic" or pins or arguments.memory is not None or arguments.every
+    if arguments.schedule == "auto" or (arguments.schedule is None and not limits and stages.cheap(job)):
+        beside, words = stages.weighed(job, result)
+        if arguments.schedule == "auto":
+            if beside is not None:
+                return _staged(job, beside, arguments)
+            found = replace(found, notes=(*found.notes, words))
+        elif beside is not None:
+            found = replace(found, notes=(*found.notes, f"{words}; --schedule auto takes it"))
+    values = predicted(job, found, result)
+    pinned = f", {len(arguments.pin)} pinned" if arguments.pin else ""
+    origin = f"gridnn plan: {found.method} on machine {job.machine.name}{pinned}"
+    plan = Plan(
+        job.network.name, job.network.digest, job.procs, job.batch, found.schemes, origin, passes=job.passes
+    )
+    return _Answer(values, _lines(job, found, result), _noted(plan, values, arguments))
+
+
+def _staged(job: Job, beside: stages.Beside, arguments: argparse.Namespace) -> _Answer:
+    """Return a pipelined plan."""
+    from gridnn.plan.explain.stages import explain_stages, stage_outcome
+    from gridnn.plan.pipeline.weigh import plan_of
+
+    found, job = beside.found, replace(job, passes=beside.found.schedule.passes)
+    staged, result = explain_stages(job, found, cuts=False), stage_outcome(job, found)
+    values = stages.plan_values(job, beside, staged, result)
+    del values["cuts"]  # `gridnn explain` moves them
+    origin = (
+        f"gridnn plan: {found.schedule.name} in {found.schedule.stages} stages on machine {job.machine.name}"
+    )
+    plan = plan_of(job, found, origin)
+    return _Answer(values, stages.plan_lines(job, beside, staged, result), _noted(plan, values, arguments))
+
+
+def _noted(plan: Plan, values: Mapping[str, Any], arguments: argparse.Namespace) -> Plan:
+    """Return a plan with all that its file says beside the grids."""
+    kept = {key: value for key, value in values.items() if key not in IN_PLAN}
+    return replace(
+        plan,
+        predicted=finite(kept),
+        dtype=arguments.dtype,
+        model=source_of(arguments),
+        machine=arguments.machine,
+    )
 
 
 def predicted(job: Job, found: Found, result: Outcome) -> dict[str, Any]:
@@ -138,20 +186,6 @@ def _proof(found: Found) -> str:
     return text + f"; at most {time_text(gap_s)} ({gap_s / found.step_s:.1%}) above the optimum"
 
 
-def _plan(job: Job, found: Found, result: Outcome, arguments: argparse.Namespace) -> Plan:
-    from gridnn.plan.plan import Plan
-
-    values = predicted(job, found, result)
-    for key in ("network", "procs", "batch"):  # the file has them at its top
-        del values[key]
-    pinned = f", {len(arguments.pin)} pinned" if arguments.pin else ""
-    return Plan(
-        job.network.name, job.network.digest, job.procs, job.batch, found.schemes,
-        f"gridnn plan: {found.method} on machine {job.machine.name}{pinned}", finite(values), job.passes,
-        arguments.dtype, source_of(arguments), arguments.machine,
-    )  # fmt: skip
-
-
 def _search(job: Job, pins: Mapping[str, Scheme], arguments: argparse.Namespace) -> Found:
     from gridnn.plan.search import search
 
@@ -189,75 +223,3 @@ def _pins(texts: Sequence[str]) -> dict[str, Scheme]:
         except InputError as error:
             raise InputError(f"pin {name}: {error}") from None
     return pins
-
-
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    words = parser(
-        "plan", "Find the best grid for every layer of a network, and say what that gains.", _EXAMPLES
-    )
-    add = words.add_argument
-    add("network", metavar="NETWORK|FILE.onnx", help="a network of the zoo, or an ONNX file")
-    add("--procs", "-p", type=int, required=True, metavar="P", help="processes")
-    add("--batch", "-b", type=int, required=True, metavar="B", help="samples of a step, over all processes")
-    add(
-        "--machine", "-m", default=DEFAULT_MACHINE, metavar="NAME|FILE",
-        help=f"a machine that comes with gridnn, or a .toml file of your own ({DEFAULT_MACHINE})",
-    )  # fmt: skip
-    add(
-        "--method",
-        choices=METHODS,
-        default="dynamic",
-        help="how to search, or which known plan to take (dynamic)",
-    )
-    add(
-        "--pin",
-        action="append",
-        default=[],
-        metavar="LAYER=GRID",
-        help="fix a layer's grid; may be given again",
-    )
-    add(
-        "--memory", type=_positive, metavar="GB", help="what a process has, in 10^9 bytes; left out, no limit"
-    )
-    add("--every", action="store_true", help="all sizes of axes up to P, not only powers of two or divisors")
-    add(
-        "--passes",
-        type=_whole(1),
-        default=1,
-        metavar="N",
-        help="forward and backward passes a batch is split into (1)",
-    )
-    add(
-        "--dtype", choices=list(ITEMSIZE), default="float32", help="type of weights and activations (float32)"
-    )
-    add_network(words)
-    add("--seed", type=_whole(0), metavar="N", help="mcmc: of the walk (0)")
-    add("--proposals", type=_whole(0), metavar="N", help="mcmc: how many to make")
-    add("--seconds", type=_positive, metavar="S", help="mcmc: how long to walk")
-    add_json(words)
-    add(
-        "-o",
-        "--output",
-        metavar="FILE.json",
-        help="write the plan, for gridnn.train --plan and gridnn explain",
-    )
-    return words.parse_args(argv)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-        return int(text)
-
-    return read

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gridnn.commands.show import LAYERS, finite, layer_rows, table, totals
+from gridnn.commands.stages import layer_values, result_values, stage_lines
 from gridnn.commands.words import Say, add_plan, check_target, parser, read_job, write_whole
 from gridnn.errors import InputError
 
@@ -33,6 +35,9 @@ def main(argv: Sequence[str], say: Say) -> None:
 
     check_target(arguments.trace)
     job, plan = read_job(arguments.plan, arguments)
+    if plan.stages:
+        _staged(job, plan, arguments, say)
+        return
     if arguments.trace and job.procs > SIMULATED:
         raise InputError(f"{job.procs} processes: a step is simulated up to {SIMULATED}; leave --trace out")
     result = outcome(job, plan.schemes)
@@ -48,6 +53,31 @@ def main(argv: Sequence[str], say: Say) -> None:
         write_whole(arguments.trace, timeline(simulator).chrome_trace())
         if not arguments.json:
             say(f"\ntimeline written to {arguments.trace}")
+
+
+def _staged(job: Job, plan: Plan, arguments: argparse.Namespace, say: Say) -> None:
+    """Price and simulate a pipelined plan."""
+    from gridnn.plan.explain.stages import explain_stages, pipeline_of, stage_outcome
+    from gridnn.plan.explain.stagewords import as_json, trace_events
+
+    found = pipeline_of(job, plan)
+    staged, result = explain_stages(job, found, cuts=False), stage_outcome(job, found)
+    if arguments.trace:
+        events = list(trace_events(staged))
+        write_whole(arguments.trace, json.dumps({"displayTimeUnit": "ms", "traceEvents": events}))
+    if arguments.json:
+        values = {
+            "network": job.network.name, "machine": job.machine.name, "procs": job.procs, "batch": job.batch,
+            **as_json(staged), **result_values(result), "simulated_s": found.step_s,
+            "layers": layer_values(result, staged),
+        }  # fmt: skip
+        del values["cuts"]  # `gridnn explain` moves them
+        say(json.dumps(finite(values), indent=2, allow_nan=False))
+        return
+    for line in stage_lines(job, staged, result):
+        say(line)
+    if arguments.trace:
+        say(f"\ntimeline written to {arguments.trace}")
 
 
 def _simulator(job: Job, plan: Plan) -> Simulator:

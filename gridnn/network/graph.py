@@ -38,7 +38,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Network:
-    """A network: nodes in topological order, the last one the loss."""
+    """A network: nodes in topological order, the last one the loss.
+
+    With heads (`network.heads`) there are losses before it, of stages; what is told of a network is of its last.
+    """
 
     name: str
     input_shape: s.Shape

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 
 from gridnn.errors import InputError
@@ -66,7 +67,9 @@ def cut_network(network: Network, first: Sequence[str]) -> Stages:
     """
     names = tuple(node.name for node in network.nodes)
     if unknown := [name for name in first if name not in names]:
-        raise InputError(f"stages: network {network.name} has no layer {unknown[0]!r}; name layers it has")
+        raise InputError(
+            f"stages: network {network.name} has no layer {unknown[0]!r}{_near(unknown[0], names)}"
+        )
     given = tuple(first) if first and first[0] == names[0] else (names[0], *first)
     at = [names.index(name) for name in given]
     if at != sorted(set(at)):
@@ -116,6 +119,13 @@ def stage_at(rank: int, placed: PlacedNetwork, stages: Stages | None) -> int:
         return 0
     ranks = ranks_of(stages, {layer.node.name: layer.scheme for layer in placed.layers})
     return next((k for k, mine in enumerate(ranks) if rank in mine), -1)
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    """Return a hint at what could be meant."""
+    if near := get_close_matches(name, names, 1):
+        return f"; did you mean {near[0]}?"
+    return f"; its layers are {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
 
 
 def _words(ranks: range) -> str:

@@ -54,6 +54,8 @@ class Outcome:
         Of the rank that receives most, and of the one that needs most.
     exact
         True where bytes are those of a run, False where they are estimated.
+    pipelined_s
+        Seconds of a step of stages that work at the same time; None without stages.
     """
 
     layers: tuple[LayerOutcome, ...]
@@ -61,6 +63,7 @@ class Outcome:
     received_bytes: int
     memory_bytes: int
     exact: bool
+    pipelined_s: float | None = None
 
     @property
     def compute_s(self) -> float:
@@ -74,8 +77,8 @@ class Outcome:
 
     @property
     def step_s(self) -> float:
-        """Seconds of a step, one layer after the other."""
-        return self.compute_s + self.comm_s
+        """Seconds of a step: of stages simulated, else one layer after the other."""
+        return self.compute_s + self.comm_s if self.pipelined_s is None else self.pipelined_s
 
 
 def outcome(job: Job, schemes: Mapping[str, Scheme], placed: PlacedNetwork | None = None) -> Outcome:

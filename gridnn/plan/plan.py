@@ -30,6 +30,7 @@ from typing import Any
 from gridnn.errors import InputError
 from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.network.graph import Network
+from gridnn.network.heads import is_head
 from gridnn.network.placed import check_scheme
 from gridnn.network.source import Source, read_source
 from gridnn.network.stages import cut_network, ranks_of
@@ -153,7 +154,7 @@ class PlanFile:
             raise InputError(
                 f"plan file {path}: batch {batch} cannot be split into {passes} passes; each needs a sample at least"
             )
-        schemes = _schemes(path, given.get("layers"), network)
+        schemes = _schemes(path, given.get("layers"), network, given.get("schedule") == "local")
         for name, scheme in schemes.items():
             with _told_of(path):
                 check_scheme(name, scheme, batch // passes, procs)
@@ -254,14 +255,16 @@ def open_plan(path: Path) -> PlanFile:
     return PlanFile(path, table, model)
 
 
-def _schemes(path: Path, layers: object, network: Network) -> dict[str, Scheme]:
+def _schemes(path: Path, layers: object, network: Network, local: bool) -> dict[str, Scheme]:
+    """Return the scheme of every layer, and those of heads of stages that are given."""
     names = [node.name for node in network.nodes]
     if not isinstance(layers, dict) or not all(isinstance(v, str) for v in layers.values()):
         raise InputError(
             f'plan file {path}: "layers" must be a table of layer names and grids such as "n2 k2"'
         )
+    heads = [name for name in layers if local and is_head(name)]
     for name in layers:
-        if name != "*" and name not in names:
+        if name not in ("*", *heads, *names):
             near = difflib.get_close_matches(name, names, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; its layers are {shown_names(names)}"
             raise InputError(f"plan file {path}: network {network.name} has no layer {name!r}{hint}")
@@ -270,7 +273,10 @@ def _schemes(path: Path, layers: object, network: Network) -> dict[str, Scheme]:
             f'plan file {path}: layer {missing[0]} has no grid; add it, or "*" for all layers not named'
         )
     with _told_of(path):
-        return {name: parse_scheme(layers[name if name in layers else "*"]) for name in names}
+        return {
+            **{name: parse_scheme(layers[name if name in layers else "*"]) for name in names},
+            **{name: parse_scheme(layers[name]) for name in heads},
+        }
 
 
 @contextmanager

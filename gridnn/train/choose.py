@@ -19,10 +19,12 @@ from gridnn.geometry.grid import GridShape
 from gridnn.network import spec as s
 from gridnn.network import zoo
 from gridnn.network.graph import Network, check_runs
+from gridnn.network.heads import head_schemes, unheard, with_heads
 from gridnn.network.placed import PlacedNetwork, place_network
 from gridnn.network.source import Source
 from gridnn.network.stages import Stages, cut_network, ranks_of, stage_at
 from gridnn.plan import problem
+from gridnn.plan.pipeline.given import best_cut_at
 from gridnn.plan.pipeline.schedule import Schedule
 from gridnn.plan.pipeline.search import best_pipelines
 from gridnn.plan.pipeline.simulate import simulate
@@ -41,14 +43,16 @@ class Job:
 
     Attributes
     ----------
+    network, plan
+        As they are asked for and written: heads are not among their layers, unless the plan has grids for them.
     placed
-        For the largest passes.
+        For the largest passes; the heads of stages are in it.
     passes
         Of a step.
     rest
         The network placed for passes of one sample less, where a batch has both.
     stages
-        Of the network, if the plan has some.
+        Of the placed network, if the plan has some.
     """
 
     network: Network
@@ -101,10 +105,14 @@ def choose(config: Config, train: Dataset, procs: int) -> Job:
     network = _network(config, train)
     plan = choose_plan(config, network, procs)
     passes, stages = plan.passes, cut_network(network, plan.stages) if plan.stages else None
+    whole, schemes, origin = network, plan.schemes, plan.origin
+    if stages is not None and plan.schedule == "local":
+        whole, stages = with_heads(network, stages)
+        schemes, origin = head_schemes(whole, stages, schemes), f"{origin}; {_told_of_heads(whole, stages)}"
     if stages is not None:
-        ranks_of(stages, plan.schemes)
-    placed = place_network(network, plan.schemes, -(-batch // passes), procs)
-    rest = place_network(network, plan.schemes, batch // passes, procs) if batch % passes else None
+        ranks_of(stages, schemes)
+    placed = place_network(whole, schemes, -(-batch // passes), procs)
+    rest = place_network(whole, schemes, batch // passes, procs) if batch % passes else None
     machine = load_machine(config.plan.machine)
     cost = price_plan(
         placed, machine, np.dtype(config.train.dtype).itemsize, passes, bucket_bytes=config.train.bucket_bytes,
@@ -124,6 +132,7 @@ def choose(config: Config, train: Dataset, procs: int) -> Job:
     model = Source(config.model.name, network.input_shape, train.classes, _options(config))
     plan = replace(
         plan,
+        origin=origin,
         predicted=predicted,
         dtype=config.train.dtype,
         model=model,
@@ -138,10 +147,13 @@ def choose_plan(config: Config, network: Network, procs: int) -> Plan:
     A text that has a plan file's ending or a slash is a file; a grid has neither.
     """
     spec, batch, passes = config.plan.spec, config.train.batch, config.train.accumulate
+    if spec.endswith(".json") or "/" in spec:
+        plan = read_plan(Path(spec), network, batch, procs, passes)
+        _check_heads(config.plan.heads, plan.schedule)
+        return plan
+    _check_heads(config.plan.heads, config.plan.schedule)
     if spec == "auto":
         return _planned(config, network, procs)
-    if spec.endswith(".json") or "/" in spec:
-        return read_plan(Path(spec), network, batch, procs, passes)
     if "|" in spec:
         job = _job(config, network, procs)
         found = staged(job, spec, _schedule(config), config.plan.form, config.plan.stages)
@@ -159,6 +171,25 @@ def choose_plan(config: Config, network: Network, procs: int) -> Plan:
         )
     plan = uniform_plan(network, grid, batch, procs, f'"{spec}" for every layer')
     return replace(plan, passes=passes)
+
+
+def _check_heads(heads: str, schedule: str) -> None:
+    """Refuse local losses without heads, and heads without local losses."""
+    if schedule == "local" and heads == "none":
+        raise InputError('schedule local needs a loss for every stage; set plan.heads = "linear"')
+    if schedule != "local" and heads != "none":
+        raise InputError(
+            f'plan.heads = "{heads}" gives every stage a loss of its own, but the schedule is "{schedule}", which has '
+            'the network\'s only; set plan.schedule = "local" (or "schedule" in the plan file), or leave plan.heads out'
+        )
+
+
+def _told_of_heads(network: Network, stages: Stages) -> str:
+    """Return what is said of local losses: that they are not the network's, and which layers learn nothing."""
+    told = "each stage has a loss of its own (plan.heads): another objective than the network's loss"
+    if left := unheard(network, stages):
+        told += f"; {', '.join(left[:4])}{f' and {len(left) - 4} more' if left[4:] else ''} get no gradient"
+    return told
 
 
 def _planned(config: Config, network: Network, procs: int) -> Plan:
@@ -189,12 +220,10 @@ def _planned(config: Config, network: Network, procs: int) -> Plan:
 
 def _pipeline(config: Config, job: problem.Job) -> Plan:
     """Return the best plan for a schedule that is asked for, or for stages that are."""
-    name, first = _schedule(config), config.plan.stages
-    count = cut_network(job.network, first).count if first else None
-    best = best_pipelines(job, (name,), stages=count, form=config.plan.form)[name]
-    if first:
-        spec = " | ".join(str(best.schemes[layer].grid) for layer in best.stages.first)
-        best = staged(job, spec, name, config.plan.form, first)
+    name, first, form = _schedule(config), config.plan.stages, config.plan.form
+    best = (
+        best_cut_at(job, first, name, form=form) if first else best_pipelines(job, (name,), form=form)[name]
+    )
     return plan_of(job, best, f"auto: {name}, {best.schedule.stages} stages on machine {job.machine.name}")
 
 

@@ -35,6 +35,8 @@ MOVED = ("data.path", "data.name")
 """But for these, where data have a path: the same may lie elsewhere."""
 FREE = ("plan", "run", "comm", "compute", "checkpoint")
 """Sections that change no result: not worth a word."""
+HEARD = ("plan.schedule", "plan.form", "plan.heads")
+"""But for these: gradients may be late, losses others."""
 
 
 class Start(NamedTuple):
@@ -109,7 +111,8 @@ def changes(checkpoint: Checkpoint, config: Config) -> list[str]:
     refused, said = list[str](), list[str]()
     for key in sorted(before.keys() | after.keys()):
         was, now = before.get(key), after.get(key)
-        if was == now or key.startswith(tuple(f"{section}." for section in FREE)):
+        free = key not in HEARD and key.startswith(tuple(f"{section}." for section in FREE))
+        if was == now or free:
             continue
         fixed = key not in moved and any(key == name or key.startswith(f"{name}.") for name in FIXED)
         (refused if fixed else said).append(f"{key} = {_text(now)}, was {_text(was)}")

@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from gridnn.network.graph import Network
+from gridnn.network.stages import cut_network, ranks_of
+from gridnn.plan.explain.stagewords import ranks_text, schedule_text
 from gridnn.plan.explain.tell import bytes_text, cut, time_text
 from gridnn.plan.outcome import Outcome
+from gridnn.plan.pipeline.schedule import Schedule
 from gridnn.plan.plan import Plan
 
 
@@ -37,7 +40,7 @@ def difference(
         Of both plans (`outcome`): seconds of the layers that differ and of the step.  Without them only what the plan
         files predict.
     """
-    lines = _jobs(a, b)
+    lines = _jobs(a, b) + _stages(network, a, b)
     changes = _changes(network, a.schemes, b.schemes)
     changed = sum(len(change.layers) for change in changes)
     missing = [name for name in (*a.schemes, *b.schemes) if name not in a.schemes or name not in b.schemes]
@@ -59,10 +62,45 @@ def _jobs(a: Plan, b: Plan) -> list[str]:
     lines = []
     if a.digest != b.digest:
         lines.append(f"different networks: {a.network} ({a.digest}) and {b.network} ({b.digest})")
-    for what, mine, theirs in (("processes", a.procs, b.procs), ("batches", a.batch, b.batch)):
+    for what, mine, theirs in (
+        ("processes", a.procs, b.procs),
+        ("batches", a.batch, b.batch),
+        ("passes", a.passes, b.passes),
+    ):
         if mine != theirs:
             lines.append(f"different {what}: {mine} and {theirs}")
     return lines
+
+
+def _stages(network: Network, a: Plan, b: Plan) -> list[str]:
+    """Return a line for the schedules if they differ, and one for each stage that does."""
+    lines = []
+    if _schedule(a) != _schedule(b):
+        lines.append(f"schedule: {_schedule(a)} and {_schedule(b)}")
+    if not a.stages and not b.stages:
+        return lines
+    ours, theirs = _stage_words(network, a), _stage_words(network, b)
+    for k in range(max(len(ours), len(theirs))):
+        pair = [each[k] if k < len(each) else "none" for each in (ours, theirs)]
+        if pair[0] != pair[1]:
+            lines.append(f"stage {k}: {pair[0]} and {pair[1]}")
+    return lines
+
+
+def _schedule(plan: Plan) -> str:
+    if not plan.stages:
+        return "no stages"
+    return schedule_text(Schedule(plan.schedule, len(plan.stages), plan.passes, plan.form))
+
+
+def _stage_words(network: Network, plan: Plan) -> list[str]:
+    """Return where each stage of a plan begins, and its ranks; of a plan without stages, all of it as one."""
+    names = {node.name for node in network.nodes}
+    if not set(plan.stages) <= names or not names <= set(plan.schemes):
+        return [f"from {name}" for name in plan.stages]  # a plan for another network
+    stages = cut_network(network, plan.stages)
+    ranks = ranks_of(stages, plan.schemes)
+    return [f"from {name}, ranks {ranks_text(mine)}" for name, mine in zip(stages.first, ranks, strict=True)]
 
 
 def _changes(network: Network, a: Mapping[str, object], b: Mapping[str, object]) -> list[_Change]:
@@ -104,8 +142,10 @@ def _totals(a: Plan, b: Plan, outcomes: tuple[Outcome, Outcome] | None) -> list[
     lines = []
     if outcomes is not None:
         first, second = outcomes
-        lines.append(_total("step", time_text, first.step_s, second.step_s))
-        if first.overlapped_s is not None and second.overlapped_s is not None:
+        staged = [x for x in outcomes if x.pipelined_s is not None]
+        if len(staged) != 1:  # one layer after the other says nothing beside stages that overlap
+            lines.append(_total("step", time_text, first.step_s, second.step_s))
+        if first.overlapped_s is not None and second.overlapped_s is not None and len(staged) < 2:
             lines.append(_total("with overlap", time_text, first.overlapped_s, second.overlapped_s))
         about = "" if first.exact and second.exact else " (estimated)"
         received = f"received by the busiest rank{about}"

@@ -12,7 +12,7 @@ grid        network                          share of the step
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gridnn.geometry.grid import Scheme
 from gridnn.plan.explain.boxes import MOST, Arrow, Box, boxes
@@ -42,13 +42,15 @@ class Band:
     bottom: float
 
 
-def picture(explanation: Explanation, most: int = MOST) -> str:
+def picture(explanation: Explanation, most: int = MOST, about: str = "") -> str:
     """Return a picture of a plan as SVG, for light and dark screens and print.
 
     Parameters
     ----------
     most
         Boxes to draw at most, where layers of one grid can be drawn as one.
+    about
+        What stands below the title; left out, seconds of a step, one layer after the other.
     """
     found, arrows = boxes(explanation, most)
     places, bands = layout(found, arrows)
@@ -59,7 +61,7 @@ def picture(explanation: Explanation, most: int = MOST) -> str:
     width = bar_x + BAR + 130 + MARGIN
     height = bands[-1].bottom + 108
     hues = {scheme: i % len(HUES) for i, scheme in enumerate(dict.fromkeys(box.scheme for box in found))}
-    parts = list(_head(explanation))
+    parts = list(_head(explanation, about))
     for band in bands:
         parts += _band(band, width, hues[band.scheme])
     for arrow in passing:
@@ -108,13 +110,31 @@ def _lanes(passing: list[Arrow]) -> dict[Arrow, int]:
     return lanes
 
 
-def _head(explanation: Explanation) -> Iterator[str]:
+def by_exact_traffic(explanation: Explanation) -> Explanation:
+    """Return an explanation with seconds of exact traffic for those of tables, which know no first ranks."""
+    if explanation.price is None:
+        return explanation
+    layers = tuple(
+        replace(
+            layer,
+            compute_s=price.compute_s,
+            settle_s=price.comm_s,
+            statistics_s=0.0,
+            gradients_s=0.0,
+            edges_s=(),
+        )
+        for layer, price in zip(explanation.layers, explanation.price.layers, strict=True)
+    )
+    return replace(explanation, layers=layers)
+
+
+def _head(explanation: Explanation, about: str) -> Iterator[str]:
     job, price = explanation.job, explanation.price
     yield words(
         MARGIN, 26, cut(f"{job.network.name} on {job.procs} processes of {job.machine.name}", 80), "ink title"
     )
-    text = f"batch {job.batch}, {time_text(explanation.step_s)} a step with nothing overlapping"
-    if price is not None:
+    text = about or f"batch {job.batch}, {time_text(explanation.step_s)} a step with nothing overlapping"
+    if price is not None and not about:
         text += f"; exact traffic: {time_text(price.step_s)}, with overlap {time_text(price.overlapped_s)}"
     yield words(MARGIN, 45, text, "dim")
 

@@ -4,20 +4,21 @@ Four micro-batches on three stages; digits are forwards, letters the backwards o
 
     sequential   0     a     1     b     ...         one stage works, the others wait
                    0 a         1 b
-    gpipe        0 1 2 3         . . a b c d |       Huang et al. 2019: all forwards, then all backwards
-                   0 1 2 3     . a b c d     |
-                     0 1 2 3 a b c d         |
-    1f1b         0 1 2 . . a 3 . b . c . d |         Narayanan et al. 2019: no more micro-batches are open than
-                   0 1 . a 2 b 3 c . d     |         there are stages from here on
-                     0 a 1 b 2 c 3 d       |
-    delayed      0 1 2 a 3 b 4 c 5 d ...             Huo et al. 2018 (features replay): no flush; stage k goes back
-                   0 1 a 2 b 3 c 4 d ...             through step t - (K-1-k) at step t, so its update waits for nobody
-                     0 a 1 b 2 c 3 d ...
+    gpipe        0 1 2 3 . . . . a b c d |           Huang et al. 2019: all forwards, then all backwards
+                   0 1 2 3 . . a b c d   |
+                     0 1 2 3 a b c d     |
+    1f1b         0 1 2 . . a 3 b . c . d |           Narayanan et al. 2019: no more micro-batches are open than there
+                   0 1 . a 2 b 3 c . d   |           are stages from here on
+                     0 a 1 b 2 c 3 d     |
+    delayed      0 1 2 . . a 3 b 4 c 5 d ...         Huo et al. 2018 (features replay): no flush; stage k goes back
+                   0 1 . a 2 b 3 c 4 d ...           through step t - (K-1-k) at step t: its update does not wait for
+                     0 a 1 b 2 c 3 d ...             the update of a stage before or behind
     local        0 a 1 b 2 c ...                     Belilovsky et al. 2020: every stage has a loss of its own
                    0 a 1 b 2 c ...
 
 In `sequential`, `gpipe` and `1f1b` a step ends with an update of all stages by the exact gradient of its batch.  In
-`delayed` gradients are late by `delay` steps, in `local` they are of other losses.
+`delayed` gradients are late by `delay` steps, in `local` they are of other losses.  Messages between stages hide behind
+other passes: with one pass a step `delayed` waits for them.
 
 Stages and tasks are counted from 0; micro-batches (passes) over all steps: those of step t are t * passes and on.
 """

@@ -44,8 +44,16 @@ class Weighed(NamedTuple):
         return self.best is not None and self.best.step_s < (1 - MODEL_ERROR) * self.plain_s
 
 
-def weigh(job: Job, plain_s: float, schedules: Sequence[str] = FLUSHED) -> Weighed:
-    """Compare pipelined plans of some schedules with a plain one that takes `plain_s` a step, overlap counted."""
+def weigh(
+    job: Job, plain_s: float, schedules: Sequence[str] = FLUSHED, memory_bytes: float | None = None
+) -> Weighed:
+    """Compare pipelined plans of some schedules with a plain one that takes `plain_s` a step, overlap counted.
+
+    Parameters
+    ----------
+    memory_bytes
+        What a rank has, if that limits pipelines.
+    """
     if job.procs < 2:
         return Weighed(None, plain_s, "no pipelines: one process")
     if job.procs > WEIGHED:
@@ -59,10 +67,10 @@ def weigh(job: Job, plain_s: float, schedules: Sequence[str] = FLUSHED) -> Weigh
             "no pipelines: with batch norm passes are what was asked for, and one pass fills none",
         )
     try:
-        found = best_pipelines(job, schedules)
+        found = best_pipelines(job, schedules, memory_bytes=memory_bytes)
     except InputError as error:
         return Weighed(None, plain_s, f"no pipelines: {error}")
-    name, best = min(found.items(), key=lambda entry: entry[1].step_s)
+    name, best = min(found.items(), key=lambda entry: (entry[1].step_s, entry[1].memory_bytes))
     gain = 1 - best.step_s / plain_s if plain_s else 0.0
     beside = f"{abs(gain):.1%} {'faster' if gain > 0 else 'slower'} than without stages"
     if 0 < gain < MODEL_ERROR:

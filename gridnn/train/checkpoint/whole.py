@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gridnn.errors import InputError
 from gridnn.geometry.interval import local_slices, whole_box
 from gridnn.network.graph import Network
+from gridnn.network.heads import is_head
 from gridnn.network.source import open_network, read_source
 from gridnn.train.checkpoint.contents import stored_extents
 from gridnn.train.checkpoint.index import Piece, Stored
@@ -102,12 +103,17 @@ def read_whole(checkpoint: Checkpoint, name: str) -> Array:
 
 
 def trained(checkpoint: Checkpoint) -> dict[str, Array]:
-    """Return weights and running statistics, whole, by their names in the network: what inference needs."""
-    return {
-        name.partition("/")[2]: read_whole(checkpoint, name)
-        for name in checkpoint.index.arrays
-        if name.partition("/")[0] in ("weights", "statistics")
-    }
+    """Return weights and running statistics, whole, by their names in the network: what inference needs.
+
+    Heads, which only training has, are left out.
+    """
+    local = plan_of(checkpoint).get("schedule") == "local"
+    found = {}
+    for name in checkpoint.index.arrays:
+        kind, _, of = name.partition("/")
+        if kind in ("weights", "statistics") and not (local and is_head(of.rpartition(".")[0])):
+            found[of] = read_whole(checkpoint, name)
+    return found
 
 
 def as_safetensors(checkpoint: Checkpoint) -> bytes:
