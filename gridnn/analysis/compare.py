@@ -9,8 +9,11 @@
 | `collectives` | what a run moves     | seconds, bytes           | bytes   | seconds that its ranks saw        |
 | `movements`   | the same, by layer   |                          |         |                                   |
 | `residue`     | a machine's constant | what the file says       |         | what these runs would have it be  |
+| `schedules`   | a run, if any has    | bubble, memory           | late    | throughput and accuracy           |
+| `stages`      | a stage: `schedules` | the same                 | the same| bubble, memory                    |
 
-Bytes and messages are exact, so predicted and counted must be equal; seconds are told as they are.
+Bytes and messages are exact, so predicted and counted must be equal; seconds are told as they are.  A step of a run in
+stages is predicted by simulating its schedule, which hides what a run can hide.
 """
 
 from __future__ import annotations
@@ -19,12 +22,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import sqrt
+from operator import mul
 from pathlib import Path
 
 from gridnn.analysis.chart import Bars, Series
 from gridnn.analysis.compare_steps import DATA, collectives, layers, measured_of, movements
 from gridnn.analysis.residue import Residue, residue
 from gridnn.analysis.runs import Run, open_runs
+from gridnn.analysis.schedules import NONE, schedules, stages
 from gridnn.analysis.table import Cell, Column, Table
 from gridnn.cost.machine import Machine
 
@@ -73,6 +78,8 @@ class Comparison:
     collectives: Table
     movements: Table
     residue: Table
+    schedules: Table
+    stages: Table
     machine: Machine | None
 
 
@@ -97,19 +104,27 @@ def compare(runs: Sequence[str | Path], machine: str | Machine | None = None) ->
     orders, swaps = _orders(opened)
     return Comparison(
         _runs(opened), orders, swaps, layers(pairs), collectives(pairs), movements(pairs), learned.table,
-        learned.machine,
+        schedules(opened), stages(opened), learned.machine,
     )  # fmt: skip
 
 
 def compare_chart(found: Comparison) -> Bars:
     """Return the seconds of a step of every run: predicted beside measured.
 
-    Measured parts are means of the ranks, so that they add up to a step; a run without them has its whole step.
+    Measured parts are means of the ranks, so that they add up to a step; a run without them has its whole step.  So are
+    predicted parts of a run in stages, which work at the same time: what they do, and what they wait.
     """
     names = tuple(map(str, found.runs.column("run")))
+    alone, piped = _apart(found, names)
     parts = [
-        ("predicted", "compute", _sums(found.layers, "predicted_s", names)),
-        ("predicted", "communication", _sums(found.collectives, "predicted_s", names)),
+        ("predicted", "compute", tuple(map(mul, _sums(found.layers, "predicted_s", names), alone))),
+        (
+            "predicted",
+            "communication",
+            tuple(map(mul, _sums(found.collectives, "predicted_s", names), alone)),
+        ),
+        ("predicted", "stages at work", tuple(step - wait for step, wait in piped)),
+        ("predicted", "waits for stages", tuple(wait for _, wait in piped)),
         ("measured", "compute", _sums(found.layers.where(lambda r: r["layer"] != DATA), "mean_s", names)),
         ("measured", "communication", _sums(found.collectives, "mean_s", names)),
         ("measured", "data", _sums(found.layers.where(lambda r: r["layer"] == DATA), "mean_s", names)),
@@ -121,6 +136,19 @@ def compare_chart(found: Comparison) -> Bars:
     series = tuple(Series(name, values, side) for side, name, values in parts if any(values))
     caption = "left: predicted, nothing hidden; right: measured, mean of the ranks"
     return Bars("A step of every run", "run", "seconds of a step", names, series, caption=caption)
+
+
+def _apart(found: Comparison, names: Sequence[str]) -> tuple[list[bool], list[tuple[float, float]]]:
+    """Return which runs have no stages; and of others the predicted step and the mean wait in it, else nothing."""
+    bubbles = {
+        row["run"]: row["predicted_bubble"] for row in found.schedules.records() if row["schedule"] != NONE
+    }
+    steps = dict(zip(names, found.runs.numbers("predicted_s"), strict=True))
+    piped = [
+        (steps[name], steps[name] * float(bubbles[name] or 0.0)) if name in bubbles else (0.0, 0.0)
+        for name in names
+    ]
+    return [name not in bubbles for name in names], piped
 
 
 def _sums(table: Table, key: str, names: Sequence[str]) -> tuple[float, ...]:
@@ -145,14 +173,16 @@ def _sign(value: float) -> int:
 def _runs(runs: Sequence[Run]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for run in runs:
-        s, price = run.summary, run.price
+        s, told, hidden = run.summary, run.step_s, run.overlapped_s
         rows.append((
             run.name, run.plan.network, run.plan.summary, run.job.machine.name, run.job.procs, run.job.batch, s.steps,
-            price.step_s, price.overlapped_s, s.step_s, _error(price.step_s, s.step_s),
-            _error(price.overlapped_s, s.step_s), s.predicted_step_s, s.predicted_bytes, s.counted_bytes, _equal(run),
+            told, hidden, s.step_s, _error(told, s.step_s), _error(hidden, s.step_s), s.predicted_step_s,
+            s.predicted_bytes, s.counted_bytes, _equal(run),
             s.predicted_memory_bytes, s.memory_bytes,
         ))  # fmt: skip
     notes = ["errors are predicted / measured - 1; the last line has the means of their absolute values"]
+    if piped := [r.name for r in runs if r.stages is not None]:
+        notes.append(f"in stages, so that predicted is the simulated step: {', '.join(piped)}")
     if others := [r.name for r in runs if r.summary.predicted_step_s > 0 and _changed(r)]:
         notes.append(
             "priced anew, for the machine, the buckets or the formulas are not those that told the run "
@@ -168,7 +198,7 @@ def _runs(runs: Sequence[Run]) -> Table:
 
 
 def _changed(run: Run) -> bool:
-    return abs(run.price.step_s / run.summary.predicted_step_s - 1) > 1e-6
+    return abs(run.step_s / run.summary.predicted_step_s - 1) > 1e-6
 
 
 def _equal(run: Run) -> bool:
@@ -190,7 +220,7 @@ def _orders(runs: Sequence[Run]) -> tuple[Table, Table]:
     rows: list[tuple[Cell, ...]] = []
     swaps: list[tuple[Cell, ...]] = []
     for (network, _, batch, _, procs, _), here in jobs.items():
-        told, hidden = [r.price.step_s for r in here], [r.price.overlapped_s for r in here]
+        told, hidden = [r.step_s for r in here], [r.overlapped_s for r in here]
         took = [r.summary.step_s for r in here]
         wrong = 0
         for i, j in combinations(range(len(here)), 2):

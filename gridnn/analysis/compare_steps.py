@@ -53,7 +53,7 @@ def measured_of(run: Run) -> Measured | None:
         return None
     shares = {
         Spent(layer.name, m.direction, m.collective): m.seconds
-        for layer in run.price.layers for m in layer.movements if m.part == "gradients"
+        for layer in run.layers for m in layer.movements if m.part == "gradients"
     }  # fmt: skip
     return measure(run.spans, shares)
 
@@ -62,14 +62,14 @@ def layers(runs: Runs) -> Table:
     """Return predicted and measured seconds of the passes of every layer."""
     rows: list[tuple[Cell, ...]] = []
     for run, measured in runs:
-        for layer in run.price.layers:
+        for layer in run.layers:
             told = (layer.forward_s, layer.data_s, layer.weights_s)
             keys = [Spent(layer.name, way, "compute") for way in PASSES.values()]
             took = [None if measured is None else measured.slowest_s(key) for key in keys]
             pairs = [cell for both in zip(told, took, strict=True) for cell in both]
-            rows.append((run.name, layer.name, str(run.plan.schemes[layer.name]), *pairs,
+            rows.append((run.name, layer.name, str(run.schemes[layer.name]), *pairs,
                          *_together(sum(told), measured, keys)))  # fmt: skip
-        update_s = sum(layer.update_s for layer in run.price.layers)
+        update_s = sum(layer.update_s for layer in run.layers)
         rows.append((run.name, UPDATE, "", *[None] * 6, *_together(update_s, measured, _of_none(UPDATE))))
         if measured is not None:
             for name in (BETWEEN, DATA):
@@ -118,7 +118,7 @@ def movements(runs: Runs) -> Table:
 def _moved(run: Run, measured: Measured | None, by_layer: bool) -> list[tuple[Cell, ...]]:
     """Return the rows of a run."""
     told: dict[Spent, list[Movement]] = {}
-    for layer in run.price.layers:
+    for layer in run.layers:
         for m in layer.movements:
             told.setdefault(Spent(layer.name, m.direction, m.collective), []).append(m)
     counted: dict[Spent, list[TrafficRow]] = {}

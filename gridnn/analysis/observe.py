@@ -4,7 +4,8 @@
 |--------------------------------------------|---------------------------------------------|--------------------------|
 | a pass of a layer on a rank                | median over the traced steps                | passes priced at nothing|
 | what a layer moves one way by a collective | the same, of the rank that saw least of it: | what a run hides behind  |
-|                                            | others also waited for one that was late    | its arithmetic           |
+|                                            | others also waited for one that was late    | its arithmetic; waits    |
+|                                            |                                             | for other stages         |
 """
 
 from __future__ import annotations
@@ -96,7 +97,9 @@ def movements_seen(runs: Runs) -> Seen:
             found += [sum(m.seconds for k in keys for m in by_rank[rank].get(k, [])) for rank, keys in of]
         return np.array(found)
 
-    note = f"{hidden} movements that a run hides behind arithmetic are left out"
+    note = (
+        f"{hidden} movements that a run hides behind arithmetic, or that wait for another stage, are left out"
+    )
     return Seen(np.array(took), price, (note,) if hidden else ())
 
 
@@ -123,7 +126,8 @@ def _passes(run: Run, measured: Measured) -> list[tuple[float, tuple[float, floa
         for name in PASS_NAMES:
             seconds = measured.each_s(Spent(layer.node.name, PASSES[name], "compute"))
             for rank, row in _ranks(run, measured):
-                flops, touched, calls = (passes * pass_seconds(layer, rank, unit, name) for unit in units)
+                times = passes * (run.forwards(layer.node.name) if name == "forward" else 1)
+                flops, touched, calls = (times * pass_seconds(layer, rank, unit, name) for unit in units)
                 found.append((float(seconds[row]), (flops, touched, calls)))
     return found
 
@@ -194,11 +198,13 @@ def _summed_late(run: Run, ranks: Sequence[int]) -> bool:
 
 
 def _hidden(run: Run, key: Spent) -> bool:
-    """Return whether a run computes while an edge is on its way.
+    """Return whether a run computes while an edge is on its way, or a stage waits for another on it.
 
     Forward it is a convolution's interior, or another branch where the reader does not come next; backward the
     gradient by the weights of the reader.
     """
+    if (key.layer, key.direction, key.what) in run.crosses:
+        return True
     names = [layer.node.name for layer in run.placed.layers]
     for edge in run.placed.edges:
         if edge.owner != key.layer or edge.exchange is None or edge.exchange.kind == "none":
@@ -233,7 +239,7 @@ def _counts(run: Run, ranks: set[int]) -> dict[int, dict[Key, Volume]]:
 def _by_spent(
     run: Run, machine: Machine, counts: Mapping[int, Mapping[Key, Volume]]
 ) -> dict[int, dict[Spent, list[Moved]]]:
-    """Return what ranks move in a step, priced on a machine; keys of several axes are one."""
+    """Return what ranks move in a step, priced on a machine; keys of several axes are one, replays are added."""
     moves = Movements(
         run.placed, machine, run.job.itemsize, run.job.passes, run.bucket_bytes, run.cut_optimizer
     )
@@ -241,5 +247,8 @@ def _by_spent(
     for rank, count in counts.items():
         by = found.setdefault(rank, {})
         for key, moved in moves.seconds(rank, count).items():
-            by.setdefault(Spent(key.layer, key.direction, key.collective), []).append(moved)
+            spent = Spent(key.layer, key.direction, key.collective)
+            if key.direction == "forward" and spent not in run.crosses:
+                moved = moved._replace(seconds=run.forwards(key.layer) * moved.seconds)
+            by.setdefault(spent, []).append(moved)
     return found

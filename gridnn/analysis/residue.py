@@ -119,7 +119,7 @@ def residue(runs: Runs) -> Residue:
             f"{what}: root mean square error {found.before:.1%} with the file, {found.after:.1%} fitted, of "
             f"{found.seen} medians; condition {found.condition:.3g}"
         )
-    steps = [(run.price.step_s, run.price_on(made).step_s, run.summary.step_s) for run, _ in runs]
+    steps = [(run.step_s, run.step_on(made), run.summary.step_s) for run, _ in runs]
     before, after = (_mean_error([(s[at], s[2]) for s in steps]) for at in (0, 1))
     notes.append(
         f"mean error of a whole step, nothing hidden: {before:.1%} with the file, {after:.1%} fitted"

@@ -10,8 +10,8 @@ runs/                      a folder of runs stands for all finished ones in it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +19,20 @@ from pathlib import Path
 import numpy as np
 
 from gridnn.cost.machine import Machine, load_machine
-from gridnn.cost.price import PlanPrice, price_plan
+from gridnn.cost.price import LayerPrice, PlanPrice, price_plan
 from gridnn.errors import InputError
+from gridnn.geometry.grid import Scheme
+from gridnn.network.graph import Network
+from gridnn.network.heads import head_schemes, is_head, with_heads
 from gridnn.network.placed import PlacedNetwork, place_network
 from gridnn.network.source import open_network
+from gridnn.network.stages import Stages, crossing, cut_network, ranks_of
 from gridnn.plan.job import Job
-from gridnn.plan.plan import Plan, open_plan
+from gridnn.plan.pipeline.schedule import Schedule
+from gridnn.plan.pipeline.simulate import simulate
+from gridnn.plan.pipeline.stagecost import pipeline_cost
+from gridnn.plan.pipeline.timeline import Timeline
+from gridnn.plan.plan import Plan, PlanFile, open_plan, parse_scheme
 from gridnn.train.record import (
     CONFIG,
     PLAN,
@@ -73,13 +81,106 @@ class Run:
 
     @cached_property
     def placed(self) -> PlacedNetwork:
-        """The network on its grids."""
-        return place_network(self.job.network, self.plan.schemes, self.job.per_pass, self.job.procs)
+        """The network on its grids, with the heads of local losses."""
+        network, _, schemes = self._staged
+        return place_network(network, schemes, self.job.per_pass, self.job.procs)
 
     @cached_property
     def price(self) -> PlanPrice:
-        """A step by the formulas."""
+        """A step by the formulas, one pass and one layer after the other."""
         return self.price_on(self.job.machine)
+
+    @cached_property
+    def stages(self) -> Stages | None:
+        """The stages of a pipelined run."""
+        return self._staged[1]
+
+    @cached_property
+    def ranks(self) -> tuple[range, ...]:
+        """The ranks of each stage; nothing without stages."""
+        return () if self.stages is None else ranks_of(self.stages, self.schemes)
+
+    @property
+    def schemes(self) -> Mapping[str, Scheme]:
+        """The scheme of every layer, heads too."""
+        return self._staged[2]
+
+    @cached_property
+    def _staged(self) -> tuple[Network, Stages | None, Mapping[str, Scheme]]:
+        network, schemes = self.job.network, self.plan.schemes
+        stages = cut_network(network, self.plan.stages) if self.plan.stages else None
+        if stages is not None and self.plan.schedule == "local":
+            network, stages = with_heads(network, stages)
+            schemes = head_schemes(network, stages, schemes)
+        return network, stages, schemes
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The order in which stages work."""
+        count = 1 if self.stages is None else self.stages.count
+        return Schedule(self.plan.schedule, count, self.job.passes, self.plan.form)
+
+    @cached_property
+    def timeline(self) -> Timeline | None:
+        """The simulated step of a pipelined run."""
+        return self.timeline_on(self.job.machine)
+
+    @property
+    def step_s(self) -> float:
+        """Predicted seconds of a step, nothing hidden; of a pipelined run simulated, and as it hides things."""
+        return self.step_on(self.job.machine)
+
+    @property
+    def overlapped_s(self) -> float:
+        """Predicted seconds of a step that hides what a run can hide."""
+        return self.price.overlapped_s if self.timeline is None else self.timeline.step_s
+
+    @cached_property
+    def layers(self) -> tuple[LayerPrice, ...]:
+        """The layers of the price as the schedule has them: forward twice where it is replayed, no way back of `local`.
+
+        What comes from another stage is kept, so it moves once.
+        """
+        return tuple(self._as_scheduled(layer) for layer in self.price.layers)
+
+    def forwards(self, layer: str) -> int:
+        """Return how often a pass goes forward through a layer."""
+        return 1 if self.stages is None else 1 + self.schedule.replays(self.stages.of[layer])
+
+    @cached_property
+    def crosses(self) -> frozenset[tuple[str, str, str]]:
+        """What moves between stages: layer, direction, collective."""
+        edges = (self.placed.edges[e] for e in crossing(self.placed, self.stages))
+        both = ((edge.owner, edge.exchange) for edge in edges if edge.exchange is not None)
+        return frozenset(
+            key for layer, there in both
+            for key in ((layer, "forward", there.kind), (layer, "backward", there.transpose().kind))
+        )  # fmt: skip
+
+    def _as_scheduled(self, layer: LayerPrice) -> LayerPrice:
+        again, moves = self.forwards(layer.name), []
+        for m in layer.movements:
+            crosses = (layer.name, m.direction, m.collective) in self.crosses
+            if m.direction == "forward" and not crosses:
+                moves.append(m._replace(seconds=again * m.seconds))
+            elif not (crosses and m.direction == "backward" and self.schedule.name == "local"):
+                moves.append(m)
+        return layer._replace(forward_s=again * layer.forward_s, movements=tuple(moves))
+
+    def step_on(self, machine: Machine) -> float:
+        """Return the predicted seconds of a step on a machine; see `step_s`."""
+        if self.stages is None:
+            return (self.price if machine is self.job.machine else self.price_on(machine)).step_s
+        line = self.timeline if machine is self.job.machine else self.timeline_on(machine)
+        return 0.0 if line is None else line.step_s
+
+    def timeline_on(self, machine: Machine) -> Timeline | None:
+        """Return the simulated step of a pipelined run on a machine."""
+        job = self.job
+        return None if self.stages is None else simulate(self.schedule, pipeline_cost(
+            self.placed, self.stages, machine, job.itemsize, job.passes, states=job.states,
+            bucket_bytes=self.bucket_bytes, cut_optimizer=self.cut_optimizer,
+        ))  # fmt: skip
 
     def price_on(self, machine: Machine) -> PlanPrice:
         """Return a step by the formulas, on a machine."""
@@ -142,7 +243,7 @@ def _open(folder: Path, name: str, machine: Machine | None) -> Run:
         raise InputError(
             f"the plan of the run in {folder} does not say what its network is; an older gridnn wrote it: run again"
         )
-    plan = file.plan(open_network(file.model))
+    plan = _plan(file, open_network(file.model))
     try:
         itemsize = np.dtype(plan.dtype).itemsize
         train, comm = config["train"], config.get("comm", {})
@@ -162,6 +263,17 @@ def _open(folder: Path, name: str, machine: Machine | None) -> Run:
         datetime.fromtimestamp((folder / SUMMARY).stat().st_mtime, UTC).date(), summary,
         read_traffic(folder) if (folder / TRAFFIC).exists() else None, read_spans(folder),
     )  # fmt: skip
+
+
+def _plan(file: PlanFile, network: Network) -> Plan:
+    """Return the plan of a file; grids of heads are of layers that the network gets from them."""
+    layers, heads = file.table.get("layers"), dict[str, Scheme]()
+    if file.table.get("schedule") == "local" and isinstance(layers, dict):
+        heads = {name: parse_scheme(text) for name, text in layers.items() if is_head(name)}
+        others = {name: text for name, text in layers.items() if name not in heads}
+        file = replace(file, table={**file.table, "layers": others})
+    plan = file.plan(network)
+    return replace(plan, schemes={**plan.schemes, **heads})
 
 
 def _machine_of(folder: Path, plan: Plan) -> Machine:

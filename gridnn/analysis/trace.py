@@ -7,6 +7,9 @@
                        rank 1 predicted (laptop)  ...                                      one
     links (predicted)  rank 0 in, rank 0 out, rank 1 in ...                                those that carry something
 
+Of a run in stages the predicted lane of a rank is its stage in the simulated pipeline, a step in which that is full;
+what moves between stages keeps no stage busy and has no lane.  Pieces of both lanes say which pass they belong to.
+
 All measured lanes are on the clock of rank 0.  A predicted step longer than the measured one is drawn again only
 where the last has ended, so that no two lie on each other.  Times are in microseconds from the first span.
 
@@ -24,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from gridnn.analysis.passes import passes_of, told_step
 from gridnn.analysis.runs import Run, open_run
 from gridnn.cost.machine import Machine
 from gridnn.errors import InputError
@@ -70,7 +74,7 @@ def trace(run: str | Path, machine: str | Machine | None = None) -> str:
         step: int(spans.start_ns[spans.step == step].min()) - origin_ns
         for step in np.unique(spans.step).tolist()
     }
-    events = [*_names(spans), *_steps(spans, origin_ns, starts_ns), *_measured(spans, origin_ns)]
+    events = [*_names(spans), *_steps(spans, origin_ns, starts_ns), *_measured(opened, spans, origin_ns)]
     about: dict[str, Any] = {
         "run": opened.name, "network": opened.plan.network, "plan": opened.plan.summary, "ranks": opened.job.procs,
         "batch": opened.job.batch, "machine": opened.job.machine.name, "measured_step_s": opened.summary.step_s,
@@ -78,7 +82,10 @@ def trace(run: str | Path, machine: str | Machine | None = None) -> str:
     }  # fmt: skip
     if opened.cut_optimizer:
         about["note"] = "the predicted step sums whole gradients: it knows no train.cut_optimizer"
-    if opened.job.procs <= SIMULATED:
+    if opened.timeline is not None:
+        about["predicted_step_s"] = opened.timeline.step_s
+        events += _staged(opened, spans, starts_ns)
+    elif opened.job.procs <= SIMULATED:
         found = predicted_timeline(opened)
         about["predicted_step_s"] = found.makespan_ns / 1e9
         events += _predicted(found, spans, starts_ns, opened.job.machine.name)
@@ -88,7 +95,7 @@ def trace(run: str | Path, machine: str | Machine | None = None) -> str:
 
 
 def predicted_timeline(run: Run) -> Timeline:
-    """Return the simulated step of a run."""
+    """Return the simulated step of a run without stages."""
     return timeline(simulate_plan(run.job, run.plan.schemes, run.bucket_bytes))
 
 
@@ -115,8 +122,18 @@ def _lane(pid: int, tid: int, name: str) -> Iterator[Event]:
     yield {"ph": "M", "pid": pid, "tid": tid, "name": "thread_sort_index", "args": {"sort_index": tid}}
 
 
-def _measured(spans: Spans, origin_ns: int) -> Iterator[Event]:
+def _stage_of(run: Run) -> list[int]:
+    """Return the stage of every rank, -1 of one that has no part in any."""
+    found = [0 if run.stages is None else -1] * run.job.procs
+    for k, ranks in enumerate(run.ranks):
+        for rank in ranks:
+            found[rank] = k
+    return found
+
+
+def _measured(run: Run, spans: Spans, origin_ns: int) -> Iterator[Event]:
     """Yield every span."""
+    passes = passes_of(spans, run.schedule, _stage_of(run)) if run.job.passes > 1 else [None] * len(spans)
     order = np.lexsort((spans.start_ns, spans.rank))
     columns = (
         spans.rank,
@@ -126,14 +143,16 @@ def _measured(spans: Spans, origin_ns: int) -> Iterator[Event]:
         spans.start_ns - origin_ns,
         spans.duration_ns,
     )
-    for rank, step, phase, at, start_ns, duration_ns in zip(
-        *(c[order].tolist() for c in columns), strict=True
+    for number, rank, step, phase, at, start_ns, duration_ns in zip(
+        order.tolist(), *(c[order].tolist() for c in columns), strict=True
     ):
+        of = passes[number]
         name, place = spans.phases[phase], spans.places[at]
         yield {
             "ph": "X", "pid": RANKS, "tid": lane_of(rank, MEASURED), "name": span_name(place, name), "cat": name,
             "ts": start_ns / 1e3, "dur": duration_ns / 1e3,
-            "args": {"step": step, "layers": list(place.layers), "direction": place.direction},
+            "args": {"step": step, "layers": list(place.layers), "direction": place.direction}
+            | ({} if of is None else {"pass": of.number, "of step": of.step}),
         }  # fmt: skip
 
 
@@ -182,6 +201,34 @@ def _predicted(found: Timeline, spans: Spans, starts_ns: Mapping[int, int], mach
             for task in tasks:
                 if task.device in lanes:
                     yield _task(task, *lanes[task.device], start_ns, step)
+
+
+def _staged(run: Run, spans: Spans, starts_ns: Mapping[int, int]) -> Iterator[Event]:
+    """Yield what the stages do in the predicted step, for every measured step that has room for it."""
+    line, stage_of = run.timeline, _stage_of(run)
+    assert line is not None
+    ranks = [rank for rank in spans.ranks if stage_of[rank] >= 0]
+    for rank in ranks:
+        words = f"rank {rank} predicted ({run.job.machine.name}, stage {stage_of[rank]})"
+        yield from _lane(RANKS, lane_of(rank, PREDICTED), words)
+    # Stages need not begin a step together, so each needs room for its own tasks only.
+    lengths = (told_step(line, k, 0) for k in range(line.schedule.stages))
+    longest_ns = max(int(1e9 * (tasks[-1].stop_s - tasks[0].start_s)) for tasks in lengths)
+    free_ns = min(starts_ns.values())
+    for step, start_ns in starts_ns.items():
+        if start_ns < free_ns:
+            continue
+        free_ns = start_ns + longest_ns
+        for k in range(line.schedule.stages):
+            for verb, of, start_s, stop_s in told_step(line, k, step):
+                args = {"step": step} | ({} if of is None else {"pass": of.number, "of step": of.step})
+                for rank in ranks:
+                    if stage_of[rank] == k and stop_s > start_s:
+                        yield {
+                            "ph": "X", "pid": RANKS, "tid": lane_of(rank, PREDICTED),
+                            "name": verb if of is None else f"{verb} of pass {of.number}", "cat": f"predicted {verb}",
+                            "ts": start_ns / 1e3 + 1e6 * start_s, "dur": 1e6 * (stop_s - start_s), "args": args,
+                        }  # fmt: skip
 
 
 def _task(task: Task, pid: int, tid: int, start_ns: int, step: int) -> Event:

@@ -97,6 +97,13 @@ class Pending:
         """True while something is on its way to this rank and the rank holds a part already."""
         return self.result is None and self.path.kind == "halo" and bool(self.requests) and self.own.size > 0
 
+    def gone(self) -> bool:
+        """Return whether its messages are through; for an exchange that nobody here needs the result of."""
+        if self.result is None and self.requests and not MPI.Request.Testall(self.requests):
+            return False
+        self.wait()
+        return True
+
     def wait(self) -> Array:
         """Complete the exchange and return the array in the target layout."""
         if self.result is None:

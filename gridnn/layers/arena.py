@@ -109,7 +109,10 @@ class Arena:
 
     def copied(self) -> list[Array]:
         """Return a copy of all values."""
-        return [live.value.copy() for live in self._live]
+        copies = [self.world.memory.empty(live.value.shape, live.value.dtype) for live in self._live]
+        for copy, live in zip(copies, self._live, strict=True):
+            copy[...] = live.value
+        return copies
 
     def exchanged(self, values: list[Array]) -> list[Array]:
         """Put other values (of `copied`) in the place of those that are there, and return these."""

@@ -13,7 +13,10 @@ set aside while others come between.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -36,6 +39,9 @@ from gridnn.network.graph import INPUT, check_runs
 from gridnn.network.placed import Edge, PlacedNetwork
 from gridnn.network.stages import Stages
 
+AHEAD = 8
+"""Passes, at most, that stages behind have not taken yet: a fast stage without gradients to wait for stops there."""
+
 
 @dataclass
 class Pass:
@@ -47,13 +53,10 @@ class Pass:
         What each layer left; None if the forward will be made again.
     arrived
         What came from other stages, by edge, if so.
-    sent
-        Messages to other stages, which have them before their gradients come back.
     """
 
     layers: list[Stowed] | None = None
     arrived: dict[int, Array] = field(default_factory=dict)
-    sent: list[Pending] = field(default_factory=list)
 
 
 class Model:
@@ -109,7 +112,7 @@ class Model:
         self._uses = [sum(stop.inputs.count(e) for stop in self._stops) for e in range(len(placed.edges))]
         self._arrivals, self._returning = way.arrivals(), way.returning()
         self._returns = [way.returns(e) for e in range(len(placed.edges))]
-        self._pass, self._giving = Pass(), list[Pending]()
+        self._pass, self._sent, self._given = Pass(), deque[list[Pending]](), list[Pending]()
         self.output: Array | None = None
 
     @property
@@ -156,10 +159,7 @@ class Model:
         self, x: Array, target: Array, valid: int, train: bool, score: bool, at: tuple[int, int],
         replay: Pass | None,
     ) -> Verdict:  # fmt: skip
-        before, self._pass = self._pass, Pass()
-        # No backward has waited for these: of an evaluation, or of a pass that is made again.
-        for pending in (*before.sent, *(replay.sent if replay else ())):
-            pending.wait()
+        self._pass = Pass()
         coming: dict[int, Pending] = {
             i: self._read(e, x)
             for i, e in enumerate(self.placed.edges)
@@ -202,7 +202,11 @@ class Model:
             for e in stop.last:
                 coming.pop(e).wait()  # also completes what this rank only sent
         self._pass.arrived = {e: pending.wait() for e, pending in arriving.items()}
-        self._pass.sent = list(coming.values())  # to other stages: nobody of this one has read them
+        self._sent.append(list(coming.values()))  # to stages behind: nobody of this one has read them
+        while self._sent and all(pending.gone() for pending in self._sent[0]):
+            self._sent.popleft()
+        if len(self._sent) > AHEAD:
+            self._finish(self._sent.popleft())
         return verdict
 
     def set_aside(self, again: bool = False) -> Pass:
@@ -228,9 +232,14 @@ class Model:
 
     def settle(self) -> None:
         """Wait until other stages have all that was sent to them."""
-        for pending in (*self._pass.sent, *self._giving):
+        self._finish(chain(*self._sent, self._given))
+        self._sent.clear()
+        self._given = []
+
+    @staticmethod
+    def _finish(leaving: Iterable[Pending]) -> None:
+        for pending in leaving:
             pending.wait()
-        self._pass.sent, self._giving = [], []
 
     def backward(self, scale: float = 1.0, last: bool = True) -> None:
         """Add the gradients of `scale` times the loss of the last forward to the arena.
@@ -246,7 +255,6 @@ class Model:
     def _backward(self, scale: float, last: bool) -> None:
         left, sums = list(self._uses), dict[int, Array]()
         clock = self.world.clock
-        self.settle()
         coming = {way.edge: self._await(way) for way in self._returning}
         for stop in reversed(self._stops):
             clock.at(stop.computes[1])
@@ -272,7 +280,8 @@ class Model:
                 layer.weigh()
                 if last:
                     self.arena.finished(layer.name)
-        self._giving = list(coming.values())  # to stages before, which have them when they go backward
+        # Stages before take them when they go backward, a step later where gradients are late: nobody waits for that.
+        self._given = [pending for pending in (*self._given, *coming.values()) if not pending.gone()]
 
     def _await(self, way: Way) -> Pending:
         """Start to receive what other stages send on an edge."""

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from gridnn.train.record import Summary
+from gridnn.train.record import PipelineRecord, Summary
 
 # A log has no width of its own; the table of a plan fits.
 _LOG_WIDTH = 120
@@ -130,6 +130,8 @@ class Console:
         ):
             result.add_row(name, text)
         self._show(result)
+        if summary.pipeline is not None:
+            self._show(_stages_table(summary.pipeline))
         total_s = sum(summary.phases_s.values())
         phases = _table(["phase", "time", "share"], left=1)
         for name, seconds in sorted(summary.phases_s.items(), key=lambda item: -item[1]):
@@ -245,6 +247,21 @@ def seconds_text(seconds: float) -> str:
 def shape_text(shape: Iterable[int]) -> str:
     """Write a shape: ``64x16x8x8``; an empty one is a dash."""
     return "x".join(map(str, shape)) or "-"
+
+
+def _stages_table(pipeline: PipelineRecord) -> Table:
+    """Return the stages of a run, one line each."""
+    form = f" ({pipeline.form})" if pipeline.form else ""
+    title = f"{pipeline.schedule}{form}, {pipeline.passes} passes in a step; waits are shares of a step"
+    heads = ("stage", "from", "ranks", "steps late", "predicted wait", "waits", "predicted memory", "memory")
+    table = _table(heads, left=2, title=title)
+    for k, stage in enumerate(pipeline.stages):
+        waits = "-" if stage.bubble is None else f"{100 * stage.bubble:.1f} %"
+        table.add_row(
+            str(k), stage.first, str(stage.ranks), str(stage.staleness), f"{100 * stage.predicted_bubble:.1f} %",
+            waits, bytes_text(stage.predicted_memory_bytes), bytes_text(stage.memory_bytes),
+        )  # fmt: skip
+    return table
 
 
 def _maybe_bytes(count: int | None) -> str:

@@ -5,8 +5,7 @@ given                   of no rank above the limit      a line that says both
 given                   of some rank above it           an error of all ranks, with a plan that fits
 given or not            wrong: messages, margins and    an error of the rank that had no room: which layer it was,
                         kernels' own arrays are left    what it asked for, what is used, what was predicted
-                        out (`cost.memory`), as are passes
-                            that a pipeline has open beside one
+                        out (`cost.memory`)
 """
 
 from __future__ import annotations
@@ -29,6 +28,9 @@ from gridnn.errors import InputError, RunError
 from gridnn.layers.base import Layer
 from gridnn.network.placed import PlacedNetwork, place_network
 from gridnn.plan import problem
+from gridnn.plan.pipeline.costs import StageCost
+from gridnn.plan.pipeline.memory import stage_memory
+from gridnn.plan.pipeline.stagecost import held_bytes
 from gridnn.plan.plan import Plan
 from gridnn.plan.search import search
 from gridnn.train.console import bytes_text
@@ -70,6 +72,19 @@ def predicted(placed: PlacedNetwork, rank: int, config: Config) -> MemoryUse:
     return replace(use, state_bytes=kinds * elements * itemsize)
 
 
+def _of_run(run: Run) -> MemoryUse:
+    """Return what a step takes of this rank's memory, all passes that a pipeline has open at once."""
+    job, rank = run.job, run.world.rank
+    use = predicted(job.placed, rank, run.config)
+    if job.stages is None:
+        return use
+    held = StageCost(
+        0.0, 0.0, 0.0, *held_bytes(job.placed, rank, np.dtype(run.config.train.dtype).itemsize, 0)
+    )
+    arrays = stage_memory(job.schedule, job.stage(rank), held, 0).total_bytes - held.weight_bytes
+    return replace(use, arrays_bytes=arrays)
+
+
 def check_fits(run: Run, keep: Path | None) -> str | None:
     """Return what is said of a plan that fits the device; None where no limit is given.  Collective.
 
@@ -89,7 +104,7 @@ def check_fits(run: Run, keep: Path | None) -> str | None:
     if not limits:
         return None
     limit = min(limits)
-    uses = world.comm.allgather(predicted(run.job.placed, world.rank, config))
+    uses = world.comm.allgather(_of_run(run))
     rank = max(range(world.size), key=lambda r: uses[r].total_bytes)
     needed, said = uses[rank], f"compute.memory_limit = {config.compute.memory_limit:g}"
     if needed.total_bytes <= limit:
@@ -115,7 +130,7 @@ def short(run: Run, error: MemoryShortError) -> RunError:
 
     By this rank alone: the others wait for it, and are ended.
     """
-    use, room = predicted(run.job.placed, run.world.rank, run.config), error.room
+    use, room = _of_run(run), error.room
     place = place_of(error.__traceback__)
     where = f"layer {place.layer}, {place.direction}" if place else "outside of all layers"
     most = (

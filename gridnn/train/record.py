@@ -30,6 +30,46 @@ Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
+class StageRecord:
+    """A stage of a pipelined run.
+
+    Parameters
+    ----------
+    first : str
+        Its first layer.
+    ranks : int
+        How many it has.
+    staleness : int
+        Steps between a batch and the update by its gradient, the most that were counted.
+    predicted_bubble : float
+        Which part of a step the stage waits, simulated.
+    bubble : float or None
+        Which part of the traced steps its ranks waited for others (see `tally.bubbles`), their mean; None where no
+        steps were traced.
+    predicted_memory_bytes, memory_bytes : int
+        Of the rank that needs most by the formulas, of the one that needed most.
+    """
+
+    first: str
+    ranks: int
+    staleness: int
+    predicted_bubble: float
+    bubble: float | None
+    predicted_memory_bytes: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class PipelineRecord:
+    """What was asked of the stages of a run, and what became of each; `form` is of delayed schedules only."""
+
+    schedule: str
+    form: str
+    passes: int
+    stages: tuple[StageRecord, ...]
+
+
+@dataclass(frozen=True)
 class Summary:
     """The result of a run, as it stands in ``summary.json``.
 
@@ -57,6 +97,8 @@ class Summary:
         Seconds of a step by the plan's machine, to stand beside the measured ones.
     predicted_memory_bytes, memory_bytes : int
         Parameters, gradients, optimizer state and arrays of a step on the rank that needed most.
+    pipeline : PipelineRecord or None
+        Of a run in stages.
     """
 
     loss: float
@@ -72,6 +114,7 @@ class Summary:
     predicted_step_s: float = 0.0
     predicted_memory_bytes: int = 0
     memory_bytes: int = 0
+    pipeline: PipelineRecord | None = None
 
 
 class TrafficRow(NamedTuple):
@@ -112,9 +155,24 @@ def read_summary(folder: Path) -> Summary:
         whole = ("steps", "ranks", "predicted_bytes", "counted_bytes")
         _check_kinds(table, {int: whole, float: ("step_s",), str: ("plan",)})
         names = {f.name for f in fields(Summary)}
-        return Summary(**{name: value for name, value in table.items() if name in names})
+        given = {name: value for name, value in table.items() if name in names}
+        return Summary(**given | {"pipeline": _pipeline(table.get("pipeline"))})
 
     return _read(folder, SUMMARY, made)
+
+
+def _pipeline(table: Any) -> PipelineRecord | None:
+    if table is None:
+        return None
+    _check_kinds(table, {str: ("schedule", "form"), int: ("passes",), list: ("stages",)})
+    whole = ("ranks", "staleness", "predicted_memory_bytes", "memory_bytes")
+    for stage in table["stages"]:
+        _check_kinds(stage, {str: ("first",), int: whole, float: ("predicted_bubble",)})
+        if stage["bubble"] is not None:
+            _check_kinds(stage, {float: ("bubble",)})
+    names = [f.name for f in fields(StageRecord)]
+    stages = tuple(StageRecord(*(stage[name] for name in names)) for stage in table["stages"])
+    return PipelineRecord(table["schedule"], table["form"], table["passes"], stages)
 
 
 def read_traffic(folder: Path) -> RunTraffic:

@@ -38,7 +38,7 @@ from gridnn.train.predicted import Predicted
 from gridnn.train.record import Summary
 from gridnn.train.resume import Start
 from gridnn.train.saving import Saving
-from gridnn.train.sections import Config
+from gridnn.train.sections import Config, TrainSection
 from gridnn.train.spans import write_spans
 from gridnn.train.step import Evaluation, Trainer
 from gridnn.train.tables import run_traffic, show_traffic
@@ -130,7 +130,7 @@ def _train(run: Run, start: Start, watchdog: Watchdog) -> Summary | Left:
     world, config = run.world, run.config
     t, passes = config.train, run.job.passes
     order, total = Order(run.train.count, t.batch, t.seed), steps_of(run)
-    models = models_of(run)
+    models = models_of_job(world, run.job, t, config.comm.overlap, run.engine)
     model = models[0]
     machine = load_machine(config.plan.machine)
     beta = machine.slowest_s_per_byte
@@ -151,7 +151,7 @@ def _train(run: Run, start: Start, watchdog: Watchdog) -> Summary | Left:
     with agreed(world):
         record = None if start.folder is None else Record(start.folder, *texts, start.step)
     done, evaluation, reason = start.step, None, None
-    tally, trace = Tally(), Trace(world, total, config.run.trace_steps, done)
+    tally, trace = Tally(), Trace(world, total, config.run.trace_steps, done, run.job.schedule.delay(0))
     predicted = Predicted(run.job, t, world.size, world.rank)
     evaluation_traffic, filled = predicted.evaluation(judged.steps), start.step
     with (
@@ -209,8 +209,8 @@ def _train(run: Run, start: Start, watchdog: Watchdog) -> Summary | Left:
     if reason is not None and done < total:
         tally.check_traffic(world)
         return Left(reason, done, saved)
-    summary = tally.summary(world, run.job, trainer, total, notes.loss, evaluation)
     made, spans = total - start.step, trace.gather()
+    summary = tally.summary(world, run.job, trainer, config, total, notes.loss, evaluation, spans)
     traffic = run_traffic(world, tally.predicted, world.ledger, made, tally.evaluations)
     with agreed(world):
         if record is not None:
@@ -223,14 +223,15 @@ def _train(run: Run, start: Start, watchdog: Watchdog) -> Summary | Left:
     return summary
 
 
-def models_of(run: Run) -> list[Model]:
-    """Return the models of a run, one for each size of a pass."""
-    config, job, found = run.config, run.job, list[Model]()
+def models_of_job(
+    world: World, job: Job, train: TrainSection, overlap: bool, engine: CpuEngine | GpuEngine
+) -> list[Model]:
+    """Return the models of a job, one for each size of a pass, the largest first."""
+    found = list[Model]()
     for placed in job.sizes_placed:
         found.append(Model(
-            run.world, placed, config.train.dtype, config.train.bucket_bytes, config.train.cut_optimizer,
-            config.comm.overlap, run.engine, stages=job.stages, detached=job.plan.schedule == "local",
-            twin=found[0] if found else None,
+            world, placed, train.dtype, train.bucket_bytes, train.cut_optimizer, overlap, engine, stages=job.stages,
+            detached=job.plan.schedule == "local", twin=found[0] if found else None,
         ))  # fmt: skip
     return found
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,6 +87,24 @@ class Spans:
 
     def __len__(self) -> int:
         return len(self.start_ns)
+
+
+def shares(spans: Spans, what: Collection[tuple[str, Place]]) -> dict[int, float]:
+    """Return by rank which part of its seconds has one of some phases at its place; ranks without spans are left out.
+
+    Parameters
+    ----------
+    what
+        Phases, each with the place that it is looked for at.
+    """
+    wanted = np.array([[(phase, place) in what for place in spans.places] for phase in spans.phases], bool)
+    if not len(spans):
+        return {}
+    here = wanted[spans.phase, spans.place]
+    ranks, at = np.unique(spans.rank, return_inverse=True)
+    every, mine = (np.bincount(at, spans.duration_ns * keep, len(ranks)) for keep in (1, here))
+    pairs = zip(ranks.tolist(), mine.tolist(), every.tolist(), strict=True)
+    return {rank: part / whole for rank, part, whole in pairs if whole}
 
 
 def write_spans(folder: Path, spans: Spans) -> None:

@@ -1,4 +1,13 @@
-"""What a run adds up while it goes: bytes that were predicted, seconds of steps and phases; and what comes of it."""
+"""What a run adds up while it goes: bytes that were predicted, seconds of steps and phases; and what comes of it.
+
+Of a run in stages there is more to say, a row a stage:
+
+| what      | predicted                | counted or measured                                                          |
+|-----------|--------------------------|------------------------------------------------------------------------------|
+| staleness |                          | steps between a batch and the update by its gradient, counted by `Trainer`   |
+| bubble    | `plan.pipeline.simulate` | share of the traced steps' seconds that ranks wait (`bubbles` says what for) |
+| memory    | `plan.pipeline.memory`   | what the rank that needed most had at once                                   |
+"""
 
 from __future__ import annotations
 
@@ -6,15 +15,32 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from gridnn.comm.agree import agreed
 from gridnn.comm.world import World, mpi_version
+from gridnn.cost.machine import load_machine
 from gridnn.cost.memory import predict_memory
 from gridnn.errors import TrafficError
 from gridnn.geometry.traffic import Traffic
+from gridnn.network.stages import crossing, ranks_of
+from gridnn.plan.pipeline.costs import StageCost
+from gridnn.plan.pipeline.memory import stage_memory
+from gridnn.plan.pipeline.simulate import simulate
+from gridnn.plan.pipeline.stagecost import held_bytes, pipeline_cost
 from gridnn.train.choose import Job
 from gridnn.train.folder import versions
-from gridnn.train.record import Summary
+from gridnn.train.optimizer import states
+from gridnn.train.record import PipelineRecord, StageRecord, Summary
+from gridnn.train.sections import Config
+from gridnn.train.spans import Place, Spans, shares
 from gridnn.train.step import Evaluation, Trainer
+
+OF_ALL = (
+    ("allreduce wait", Place(("loss",), "forward")),
+    ("allreduce", Place(("optimizer",), "update")),
+)
+"""Phases in which a rank waits for all others: sums of losses and norms."""
 
 
 @dataclass
@@ -64,14 +90,22 @@ class Tally:
                 )
 
     def summary(
-        self, world: World, job: Job, trainer: Trainer, steps: int, loss: float, evaluation: Evaluation | None
-    ) -> Summary:
-        """Return the result of a run of `steps` updates.  Collective."""
-        memory = _memory(world, trainer)
+        self, world: World, job: Job, trainer: Trainer, config: Config, steps: int, loss: float,
+        evaluation: Evaluation | None, spans: Spans | None,
+    ) -> Summary:  # fmt: skip
+        """Return the result of a run of `steps` updates.  Collective.
+
+        Parameters
+        ----------
+        spans
+            Of all ranks, on rank 0; None elsewhere, or where none were kept.
+        """
+        memory: list[tuple[int, int]] = world.comm.allgather(_memory(world, job, trainer))
         both = (
             world.comm.allreduce(self.predicted.received_bytes),
             world.comm.allreduce(world.ledger.received_bytes),
         )
+        most = max(memory)
         return Summary(
             loss=loss,
             test_accuracy=evaluation.accuracy if evaluation else None,
@@ -83,18 +117,83 @@ class Tally:
             plan=job.plan.summary,
             ranks=world.size,
             phases_s=self.phases,
-            predicted_memory_bytes=memory[1],
-            memory_bytes=memory[0],
+            predicted_memory_bytes=most[1],
+            memory_bytes=most[0],
             versions=versions(mpi=mpi_version()),
+            pipeline=_pipeline(world, job, trainer, config, memory, spans),
         )
 
 
-def _memory(world: World, trainer: Trainer) -> tuple[int, int]:
-    """Return measured and predicted bytes of the rank that needed most.  Collective."""
+def _memory(world: World, job: Job, trainer: Trainer) -> tuple[int, int]:
+    """Return measured and predicted bytes of this rank."""
     model, state = trainer.model, trainer.optimizer.nbytes
-    found = predict_memory(model.placed, world.rank, model.dtype.itemsize, 0)
     measured: int = world.memory.peak_bytes
     if model.engine.where == "cpu":  # what a run keeps is no part of the heap; a device has one for all
         measured += model.arena.nbytes + state
-    most: tuple[int, int] = max(world.comm.allgather((measured, found.total_bytes + state)))
-    return most
+    at = model.placed, world.rank, model.dtype.itemsize, 0
+    if job.stages is None:
+        return measured, predict_memory(*at).total_bytes + state
+    # State is what there is, for it may be cut over ranks; so older weights are half of values and gradients.
+    held = StageCost(0.0, 0.0, 0.0, *held_bytes(*at))
+    return measured, stage_memory(job.schedule, trainer.stage, held, 0).total_bytes + state
+
+
+def _pipeline(
+    world: World,
+    job: Job,
+    trainer: Trainer,
+    config: Config,
+    memory: list[tuple[int, int]],
+    spans: Spans | None,
+) -> PipelineRecord | None:
+    """Return what became of the stages, the same on every rank; None without stages.  Collective."""
+    if job.stages is None:
+        return None
+    late: list[int] = world.comm.allgather(max(trainer.staleness, default=0))
+    found = None
+    if world.rank == 0:  # who has the spans
+        t, schedule = config.train, job.schedule
+        told = simulate(schedule, pipeline_cost(
+            job.placed, job.stages, load_machine(config.plan.machine), np.dtype(t.dtype).itemsize, job.passes,
+            states=states(t), bucket_bytes=t.bucket_bytes, cut_optimizer=t.cut_optimizer,
+        ))  # fmt: skip
+        waited = bubbles(job, spans)
+        stages = tuple(
+            StageRecord(
+                job.stages.first[k], len(ranks), max(late[r] for r in ranks), told.bubbles[k], waited.get(k),
+                max(memory[r][1] for r in ranks), max(memory[r][0] for r in ranks),
+            )
+            for k, ranks in enumerate(_ranks(job))
+        )  # fmt: skip
+        form = schedule.form if schedule.name == "delayed" else ""
+        found = PipelineRecord(schedule.name, form, job.passes, stages)
+    shared: PipelineRecord | None = world.comm.bcast(found)
+    return shared
+
+
+def bubbles(job: Job, spans: Spans | None) -> dict[int, float]:
+    """Return by stage which part of the traced steps its ranks waited for others, the mean of those looked at.
+
+    Counted is the time inside calls of MPI that wait: for what other stages send and for what they have not taken yet
+    (phases "... wait" of edges that cross), and for sums over all ranks (`OF_ALL`).  A message that is on its way is
+    waited for, too, as in the simulation.  Waits inside a stage are not counted, but where a layer reads another stage
+    and its own by movements of one kind the clock does not tell them apart, and both are.
+    """
+    if spans is None or job.stages is None:
+        return {}
+    what = set(OF_ALL)
+    for e in crossing(job.placed, job.stages):
+        edge = job.placed.edges[e]
+        if edge.exchange is not None:
+            what.add((f"{edge.exchange.kind} wait", Place((edge.owner,), "forward")))
+            what.add((f"{edge.exchange.transpose().kind} wait", Place((edge.owner,), "backward")))
+    by_rank, found = shares(spans, what), dict[int, float]()
+    for k, ranks in enumerate(_ranks(job)):
+        if mine := [by_rank[r] for r in ranks if r in by_rank]:
+            found[k] = statistics.fmean(mine)
+    return found
+
+
+def _ranks(job: Job) -> tuple[range, ...]:
+    assert job.stages is not None
+    return ranks_of(job.stages, {layer.node.name: layer.scheme for layer in job.placed.layers})

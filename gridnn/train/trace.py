@@ -4,7 +4,8 @@
                       |--- spans are kept -|
               clocks compared        clocks compared
 
-The first two steps are left out where there are enough: they meet cold caches and kernels not yet chosen.
+The first two steps are left out where there are enough: they meet cold caches and kernels not yet chosen.  So are those
+that fill a pipeline without a flush, in which stages behind do nothing yet.
 """
 
 from __future__ import annotations
@@ -51,10 +52,12 @@ class Trace:
         Steps to look at; 0 looks at none, and then nothing is done.
     start : int
         Steps that were made before.
+    filling : int
+        Steps until all stages of a pipeline are busy.
     """
 
-    def __init__(self, world: World, total: int, wanted: int, start: int = 0) -> None:
-        self.world, self.steps = world, looked_at(total, wanted, start)
+    def __init__(self, world: World, total: int, wanted: int, start: int = 0, filling: int = 0) -> None:
+        self.world, self.steps = world, looked_at(total, wanted, start, filling)
         self.ranks = spread(world.size, MOST_RANKS)
         self._looks = world.rank in self.ranks
         self._before: Reading | None = None
@@ -95,9 +98,12 @@ class Trace:
         return together([m for m in told if m is not None], every, self.world.size, tuple(self.steps))
 
 
-def looked_at(total: int, wanted: int, start: int = 0) -> range:
-    """Return the steps looked at: from the third of a start on if there are enough, else the last ones."""
-    first = max(start, min(start + COLD_STEPS, total - wanted))
+def looked_at(total: int, wanted: int, start: int = 0, filling: int = 0) -> range:
+    """Return the steps looked at: from the third of a start on if there are enough, else the last ones.
+
+    Of a pipeline that takes some steps to fill, as many later.
+    """
+    first = max(start, min(start + COLD_STEPS + filling, total - wanted))
     return range(first, min(first + wanted, total))
 
 

@@ -13,7 +13,9 @@ from gridnn.train.folder import Record, open_folder, versions
 from gridnn.train.record import SUMMARY as SUMMARY_FILE
 from gridnn.train.record import (
     TRAFFIC,
+    PipelineRecord,
     RunTraffic,
+    StageRecord,
     Summary,
     TrafficRow,
     read_config,
@@ -56,6 +58,7 @@ def test_a_run_from_start_to_summary(tmp_path):
     fixed = {"loss", "test_accuracy", "steps", "step_s", "predicted_bytes", "counted_bytes", "plan"}
     assert set(summary) == fixed | {
         "ranks", "phases_s", "versions", "record_version", "predicted_step_s", "memory_bytes", "predicted_memory_bytes",
+        "pipeline",
     }  # fmt: skip
     assert summary["loss"] == 0.30000000000000004
     assert sorted(p.name for p in folder.iterdir()) == [
@@ -157,6 +160,25 @@ def test_what_is_written_is_read(tmp_path):
         ],
     }  # fmt: skip
     assert not list(folder.glob("*.part"))
+
+
+STAGES = (StageRecord("conv1", 2, 1, 0.25, None, 100, 110), StageRecord("fc1", 1, 0, 0.0, 0.5, 90, 80))
+
+
+def test_stages_are_read_as_they_were_written(tmp_path):
+    summary = replace(SUMMARY, pipeline=PipelineRecord("delayed", "stash", 4, STAGES))
+    with Record(tmp_path, "", "") as record:
+        path = record.finish(summary)
+    assert read_summary(tmp_path) == summary
+    table = json.loads(path.read_text())
+    for key, value in (("bubble", "half"), ("ranks", 1.5), ("first", None), ("predicted_bubble", 1)):
+        stages = [{**table["pipeline"]["stages"][0], key: value}]
+        path.write_text(json.dumps({**table, "pipeline": {**table["pipeline"], "stages": stages}}))
+        with pytest.raises(InputError, match=f"cannot be read as part of a run's record: .*{key}"):
+            read_summary(tmp_path)
+    del table["pipeline"]  # an older gridnn
+    path.write_text(json.dumps(table))
+    assert read_summary(tmp_path) == SUMMARY
 
 
 def test_a_loss_that_was_not_finite_is_read_as_none(tmp_path):

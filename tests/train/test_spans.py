@@ -22,7 +22,7 @@ from gridnn.train.predicted import Predicted
 from gridnn.train.record import read_traffic
 from gridnn.train.resume import Start
 from gridnn.train.run import Run, prepare, train
-from gridnn.train.spans import DIRECTIONS, SPANS, Place, Spans, read_spans, write_spans
+from gridnn.train.spans import DIRECTIONS, SPANS, Place, Spans, read_spans, shares, write_spans
 from gridnn.train.trace import looked_at, pack, spread, together
 
 CONV, FC = (("conv",), "forward"), (("fc", "conv"), "backward")
@@ -39,6 +39,12 @@ def test_the_third_step_is_the_first_looked_at() -> None:
     assert not looked_at(100, 0)
 
 
+def test_steps_that_fill_a_pipeline_are_not_looked_at() -> None:
+    assert list(looked_at(100, 2, 10, filling=3)) == [15, 16]
+    assert list(looked_at(6, 2, 0, filling=3)) == [4, 5]
+    assert list(looked_at(2, 4, 0, filling=3)) == [0, 1]
+
+
 def test_ranks_are_spread() -> None:
     assert spread(3, 256) == (0, 1, 2) and spread(256, 256) == tuple(range(256))
     assert spread(10, 4) == (0, 2, 5, 7)
@@ -53,6 +59,14 @@ def two_ranks() -> Spans:
     other = [Span("halo wait", FC, 3610.0, 3610.25), Span("compute", CONV, 3610.25, 3610.75)]
     packed = [pack(0, [(2, one)], PLAIN), pack(2, [(2, other), (3, other[:1])], Line(0.0, 3600.0, 0.0, 1e-6))]
     return together([m for m, _ in packed], np.concatenate([n for _, n in packed]), 4, (2, 3))
+
+
+def test_shares_of_ranks() -> None:
+    spans = two_ranks()
+    found = shares(spans, {("halo wait", Place(*FC))})
+    assert found == pytest.approx({0: 0.25 / 0.75, 2: 0.5 / 1.0})
+    assert shares(spans, {("halo wait", Place(*CONV)), ("halo", Place(*FC))}) == {0: 0.0, 2: 0.0}
+    assert shares(spans, {("halo wait", Place(*FC)), ("compute", Place(*CONV))}) == {0: 1.0, 2: 1.0}
 
 
 def test_ranks_come_together() -> None:

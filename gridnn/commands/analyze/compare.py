@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 
     from gridnn.analysis.compare import Comparison
 
-TABLES = ("runs", "orders", "swaps", "layers", "collectives", "movements", "residue")
-SHORT = ("runs", "orders", "swaps", "collectives", "residue")
+TABLES = ("runs", "orders", "swaps", "layers", "collectives", "movements", "residue", "schedules", "stages")
+SHORT = ("runs", "schedules", "stages", "orders", "swaps", "collectives", "residue")
 """What several runs say at once; of one, and to programs, all is said."""
+STAGED = ("schedules", "stages")
+"""What is said where some run has stages."""
 
 _EXAMPLES = """\
   gridnn analyze compare runs                                   all finished runs of a folder
   gridnn analyze compare run1 run2 --show layers,movements      the passes and movements of every layer
+  gridnn analyze compare gpipe delayed --show schedules,stages  throughput and accuracy of pipelines
   gridnn analyze compare runs --write-machine refit.toml        a machine file with the constants that fit the runs
 """
 
@@ -51,6 +54,7 @@ def main(argv: Sequence[str], say: Say) -> None:
         several = len(found.runs) > 1 and not (arguments.json or arguments.csv)
         shown = SHORT if several else TABLES
         shown = tuple(name for name in shown if name != "swaps" or len(found.runs) > 1)
+        shown = tuple(name for name in shown if name not in STAGED or len(getattr(found, name)))
     tables = [getattr(found, name) for name in shown]
     more = {"machine_file": arguments.write_machine} if arguments.write_machine else None
     answer(say, arguments, tables, [compare_chart(found)], more)
