@@ -58,7 +58,6 @@ class _Open:
     """A pass between its forward and its backward."""
 
     kept: Pass
-    step: int
     batch: Batch | None = None  # to make the forward again
     weights: list[Array] | None = None  # of then
 
@@ -101,6 +100,10 @@ class Trainer:
             Piece(s.entry.name, s.value, s.grad, s.entry.parameter.decay, self._index[s.entry.name])
             for s in self.model.arena.shares()
         ]
+        if world.size > 1:
+            world.group(
+                self._everyone, "scalars"
+            )  # made by all together: later, stages would wait for each other
         self.stage, self._first = job.stage(world.rank), first
         self._open: dict[int, _Open] = {}
         self._sums: deque[_Sum] = deque()
@@ -156,7 +159,7 @@ class Trainer:
                 assert loader is not None, "a drained pipeline takes no batches"
                 self._forward(task.number, loader)
             elif task.verb == "backward":
-                self._backward(task.number)
+                self._backward(task.number, before_update)
             else:
                 self._update(number, task.number, before_update)
                 updated = True
@@ -176,19 +179,22 @@ class Trainer:
             self._loss = np.zeros(1)
         self._loss += verdict.loss * (model.placed.batch / config.batch)
         again = job.schedule.replays(self.stage)
-        self._open[number] = _Open(model.set_aside(again), step, batch if again else None, weights)
+        self._open[number] = _Open(model.set_aside(again), batch if again else None, weights)
         if part == job.passes - 1:
             key = Key("loss", "forward", "allreduce", "all")
             self._sums.append(
                 _Sum(step, self._loss, start_scalars(self.world, self._everyone, self._loss, key))
             )
 
-    def _backward(self, number: int) -> None:
+    def _backward(self, number: int, before_update: Callable[[], None]) -> None:
         job, done = self.job, self._open.pop(number)
         model, arena, part = self.models[job.kind(number)], self.model.arena, number % job.passes
         if part == 0:
             arena.begin()
-        now = None if done.weights is None else arena.exchanged(done.weights)
+        now = None
+        if done.weights is not None:
+            before_update()  # a checkpoint may be copying those of now
+            now = arena.exchanged(done.weights)
         if done.batch is not None:
             model.forward(done.batch.x, done.batch.target, at=(self.config.seed, number), replay=done.kept)
         else:

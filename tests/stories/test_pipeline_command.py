@@ -5,34 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from gridnn.cli import main
 from tests.stories.job import finish, summary
+from tests.support.command import answer, run
 from tests.support.launch import ROOT
 
 ALEXNET = ("plan", "alexnet", "-p", "4", "-b", "64", "-m", "h100")
 MLP = ("plan", "mlp", "-p", "2", "-b", "256")
 SLOW = "slow.toml"
-
-
-def run(*words: str) -> int:
-    """Run a command in this process; a mistake that the parser finds ends like any other."""
-    try:
-        return main(words)
-    except SystemExit as done:
-        return int(done.code or 0)
-
-
-def answer(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
-    """Return the JSON object that is all a command says."""
-    assert run(*words, "--json") == 0
-    said = capsys.readouterr()
-    assert not said.err
-    found: dict[str, Any] = json.loads(said.out)
-    return found
 
 
 @pytest.fixture(autouse=True)

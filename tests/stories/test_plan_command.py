@@ -7,14 +7,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from gridnn.cli import COMMANDS, UNDER_MPI, main
+from gridnn.cli import COMMANDS, UNDER_MPI
 from gridnn.network import zoo
 from gridnn.plan.plan import open_plan
 from tests.stories.job import finish, start, summary
+from tests.support.command import answer, run
 from tests.support.launch import ROOT, run_ranks
 
 SMALL = ("plan", "digits-cnn", "--procs", "4", "--batch", "16")
@@ -24,23 +24,6 @@ RESIDUAL = (
     "model.name=resnet20", "data.name=synthetic", "data.input_shape=[3, 32, 32]", "data.classes=10", "data.count=32",
     "data.test_count=8", "train.batch=8", "train.steps=2", "train.eval=false",
 )  # fmt: skip
-
-
-def run(*words: str) -> int:
-    """Run a command in this process; a mistake that the parser finds ends like any other."""
-    try:
-        return main(words)
-    except SystemExit as done:
-        return int(done.code or 0)
-
-
-def answer(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
-    """Return the JSON object that is all a command says."""
-    assert run(*words, "--json") == 0
-    said = capsys.readouterr()
-    assert not said.err
-    found: dict[str, Any] = json.loads(said.out)
-    return found
 
 
 @pytest.fixture

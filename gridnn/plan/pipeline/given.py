@@ -24,11 +24,11 @@ from gridnn.plan.job import Job
 from gridnn.plan.pipeline.candidates import Candidates, Pipelined, faster
 from gridnn.plan.pipeline.costs import PipelineCost
 from gridnn.plan.pipeline.partition import Floats
+from gridnn.plan.pipeline.runcost import plans_of
 from gridnn.plan.pipeline.runs import Runs
 from gridnn.plan.pipeline.schedule import Schedule
 from gridnn.plan.pipeline.search import EVERY_SIZE, PATIENCE, passes_of, sizes_of
 from gridnn.plan.pipeline.stagecost import pipeline_cost
-from gridnn.plan.search import layerwise
 
 
 def best_cut_at(
@@ -97,22 +97,11 @@ def _check(job: Job, stages: Stages, groups: Sequence[int] | None) -> None:
 
 def _runs(job: Job, stages: Stages, groups: Sequence[int]) -> Runs:
     """Return tables whose units are the stages."""
-    used, schemes, costs = list[int](), [], []
-    for ranks in groups:
-        try:
-            plan = layerwise(replace(job, procs=ranks))[0].schemes
-        except InputError:
-            continue  # 7 ranks, and nothing that can be cut into 7
+    plans, costs = plans_of(job, groups), []
+    for ranks, plan in plans.items():
         apart = {name: Scheme(plan[name].grid, k * ranks) for name, k in stages.of.items()}
         placed = place_network(job.network, apart, job.per_pass, stages.count * ranks)
         costs.append(pipeline_cost(placed, stages, job.machine, job.itemsize, job.passes, states=job.states))
-        used.append(ranks)
-        schemes.append(dict(plan))
-    if not used:
-        raise InputError(
-            f"groups of {', '.join(map(str, groups))} ranks: no layer of {job.network.name} can be cut into so many; "
-            "take numbers with small factors, such as powers of two"
-        )
 
     def table(name: str) -> Floats:
         return np.stack([_added([getattr(each, name) for each in cost.stages]) for cost in costs], axis=-1)
@@ -120,8 +109,8 @@ def _runs(job: Job, stages: Stages, groups: Sequence[int]) -> Runs:
     arrive_s = np.stack([_added(_arriving_s(cost)) for cost in costs], axis=-1)
     held = [table(f"{name}_bytes") for name in ("weight", "kept", "input", "worst")]
     return Runs(
-        stages.first, tuple(used), tuple(schemes), table("forward_s"), table("backward_s"), table("update_s"), arrive_s,
-        *held,
+        stages.first, tuple(plans), tuple(plans.values()), table("forward_s"), table("backward_s"), table("update_s"),
+        arrive_s, *held,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ So tables are as near as plans of q ranks are to plans of a stage; what is chose
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 
 import numpy as np
@@ -25,6 +26,7 @@ from gridnn.cost.collectives import exchange_s
 from gridnn.cost.grids import Ints
 from gridnn.cost.price import LayerPrice, PlanPrice, backward_seconds, forward_seconds, price_plan
 from gridnn.errors import InputError
+from gridnn.geometry.grid import Scheme
 from gridnn.geometry.interval import volume
 from gridnn.network.graph import INPUT
 from gridnn.network.placed import PlacedNetwork, place_network
@@ -34,6 +36,26 @@ from gridnn.plan.pipeline.runs import Runs
 from gridnn.plan.pipeline.runs import units_of as units_of
 from gridnn.plan.pipeline.stagecost import kept_arrays
 from gridnn.plan.search import layerwise
+
+
+def plans_of(job: Job, groups: Sequence[int]) -> dict[int, dict[str, Scheme]]:
+    """Return the best plan of the whole network on groups of some sizes, without sizes that nothing can be cut into.
+
+    Raises
+    ------
+    InputError
+        If none is left.
+    """
+    found = {}
+    for ranks in groups:
+        with suppress(InputError):  # 67 ranks, and nothing that can be cut into 67
+            found[ranks] = dict(layerwise(replace(job, procs=ranks))[0].schemes)
+    if not found:
+        raise InputError(
+            f"groups of {', '.join(map(str, groups))} ranks: no layer of {job.network.name} can be cut into so many; "
+            "take numbers with small factors, such as powers of two"
+        )
+    return found
 
 
 def runs_of(job: Job, groups: Sequence[int]) -> Runs:
@@ -46,22 +68,14 @@ def runs_of(job: Job, groups: Sequence[int]) -> Runs:
     InputError
         If that leaves none.
     """
-    units, found, used, schemes = units_of(job.network), list[dict[str, Floats]](), list[int](), []
-    for ranks in groups:
-        try:
-            plan = layerwise(replace(job, procs=ranks))[0].schemes
-        except InputError:
-            continue  # 67 ranks, and nothing that can be cut into 67
-        found.append(_of(job, units, place_network(job.network, plan, job.per_pass, ranks)))
-        used.append(ranks)
-        schemes.append(dict(plan))
-    if not found:
-        raise InputError(
-            f"groups of {', '.join(map(str, groups))} ranks: no layer of {job.network.name} can be cut into so many; "
-            "take numbers with small factors, such as powers of two"
-        )
+    units = units_of(job.network)
+    plans = plans_of(job, groups)
+    found = [
+        _of(job, units, place_network(job.network, plan, job.per_pass, ranks))
+        for ranks, plan in plans.items()
+    ]
     tables = {f.name: np.stack([each[f.name] for each in found], axis=-1) for f in fields(Runs)[3:]}
-    return Runs(units, tuple(used), tuple(schemes), **tables)
+    return Runs(units, tuple(plans), tuple(plans.values()), **tables)
 
 
 def _of(job: Job, units: Sequence[str], placed: PlacedNetwork) -> dict[str, Floats]:
