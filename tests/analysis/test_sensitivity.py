@@ -101,7 +101,7 @@ def test_what_cannot_be(network: str, over: str, more: dict[str, object], words:
 
 def test_a_batch_that_passes_do_not_split() -> None:
     with pytest.raises(InputError, match="in 4 passes"):
-        sensitivity(replace(LENET, passes=4), 8, "batch", [6])
+        sensitivity(replace(LENET, passes=4), 8, "batch", [3])
     assert values_of(replace(LENET, passes=16), 8, "batch", None, None)[1] == (
         16,
         32,

@@ -126,7 +126,7 @@ def test_processes_that_no_layer_can_use():
     with pytest.raises(InputError, match="at least 1"):
         Job(network, RATES, 0, 3)
     with pytest.raises(InputError, match="batch"):
-        Job(network, RATES, 1, 5, passes=2)
+        Job(network, RATES, 1, 5, passes=6)
 
 
 @pytest.mark.parametrize(
