@@ -29,7 +29,7 @@ def settings(data: str, epochs: int) -> list[str]:
         return [f"train.epochs={epochs}"]
     return [
         "model.name=resnet20", f"data.path={data}", "data.name=pictures", "data.test_fraction=0.3", "data.std=0.25",
-        "data.mean=0.45", "data.flip=true", "data.pad=2", "train.batch=64", "train.lr=0.1", "train.weight_decay=5e-4",
+        "data.mean=0.45", "data.flip=true", "data.pad=2", "train.batch=64", "train.lr=0.02", "train.weight_decay=5e-4",
         "train.warmup_steps=60", "train.schedule=cosine", f"train.epochs={epochs}",
     ]  # fmt: skip
 
