@@ -7,7 +7,8 @@
   "passes": 1, "dtype": "float32", "machine": "h100", "model": {"name": "digits-cnn"},
                                                      (optional: what the plan was made for; `gridnn explain` asks)
   "schedule": "1f1b", "stages": ["conv1", "conv4"],  (optional: layers from conv4 on have ranks of their own, and work
-                                                      on other passes at the same time; see pipeline.schedule)
+                                                      on other passes at the same time; see pipeline.schedule; for
+                                                      "delayed" there is a "form", too: "replay" or "stash")
   "layers": {
     "*":     "n4",                                   (every layer not named)
     "conv1": "h2 w2",

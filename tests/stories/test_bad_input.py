@@ -67,6 +67,7 @@ def finished_run(folder: Path) -> None:
 
 
 HERE, FILE = ("--set", "data.path=."), ("--plan", "plan.json")
+STAGED = ("--plan", "1 | 1", "--set")
 # name: what is prepared, the command, what the message must say
 CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], tuple[str, ...]]] = {
     "unknown key, wrong type": (
@@ -89,6 +90,29 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], tuple[str, ...]]
         ("train.batch = 10 cannot be split into train.accumulate = 11",),
     ),
     "grid too large": (nothing, ("--plan", "n2 k2"), ('plan "n2 k2" needs 4 processes, 2 are running',)),
+    "stages for other ranks": (
+        nothing,
+        ("--plan", "1 | 1 | 1"),
+        ("stages of 1, 1, 1 ranks, 3 together, but 2 are",),
+    ),
+    "stage of no layer": (
+        nothing,
+        (*STAGED, 'plan.stages=["conv9"]'),
+        ("no layer 'conv9'; did you mean conv3?",),
+    ),
+    "more stages than grids": (
+        nothing,
+        (*STAGED, 'plan.stages=["conv2", "conv3"]'),
+        ("2 grids for 3 stages",),
+    ),
+    "more passes than samples": (
+        nothing,
+        (*STAGED, "train.accumulate=65"),
+        ("cannot be split into train.accumulate",),
+    ),
+    "local without heads": (nothing, (*STAGED, "plan.schedule=local"), ('set plan.heads = "linear"',)),
+    "stages that share ranks": (plan(layers={"*": "n2"}, stages=["conv2"]), FILE, ("ranks of its own",)),
+    "schedule without stages": (plan(layers={"*": "n2"}, schedule="gpipe"), FILE, ('without "stages"',)),
     "grid unreadable": (nothing, ("--plan", "q2"), ('cannot read "q2"',)),
     "no plan": (nothing, FILE, ("plan file plan.json",)),
     "plan is not JSON": (bad_json, FILE, ("plan file plan.json is not JSON",)),
