@@ -1,6 +1,6 @@
 // Parameter updates in one pass over memory.
 //
-//   sgd    d = s g + decay w    v = momentum v + d              w -= lr v, or lr (d + momentum v) with Nesterov
+//   sgd    d = s g + decay w    v = momentum v + d              w -= lr (carried v + spike d)
 //   adam   d = s g + decay w    m += (1 - b1)(d - m)            w -= rate m / (sqrt(v) / root + eps)
 //                               v = b2 v + (1 - b2) d^2
 //   lars   d = s g + decay w    v = momentum v + lr rate d      w -= v
@@ -17,13 +17,13 @@
 #include "common.cuh"
 
 extern "C" __global__ void sgd(real* w, const real* g, real* velocity, long long count, real lr, real momentum,
-                               int nesterov, real decay, real scale) {
+                               real carried, real spike, real decay, real scale) {
     for (index_t i = first(); i < count; i += step()) {
         real d = scale * g[i] + decay * w[i];
         if (velocity) {
             const real v = momentum * velocity[i] + d;
             velocity[i] = v;
-            d = nesterov ? d + momentum * v : v;
+            d = carried * v + spike * d;
         }
         w[i] -= lr * d;
     }

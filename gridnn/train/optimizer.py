@@ -91,6 +91,7 @@ class Optimizer:
         lr: float,
         squares: NDArray[np.float64] | None = None,
         grad_scale: float = 1.0,
+        delay: int = 0,
     ) -> None:
         """Update every piece once.
 
@@ -101,10 +102,13 @@ class Optimizer:
             gradient's before `grad_scale`.  Needed where `needs_norms`.
         grad_scale : float
             Factor on every gradient, from clipping.
+        delay : int
+            Updates since the forward that the gradient is of; SGD with momentum makes up for them where the
+            configuration asks for it (`late`).
         """
         self.updates += 1
         for piece in pieces:
-            self._update(piece, lr, squares, grad_scale)
+            self._update(piece, lr, squares, grad_scale, delay)
 
     def state_arrays(self) -> dict[str, dict[str, Array]]:
         """Return the state by piece and kind ("velocity", "m", "v"): views, empty before the first step."""
@@ -129,7 +133,7 @@ class Optimizer:
         )
 
     def _update(
-        self, piece: Piece, lr: float, squares: NDArray[np.float64] | None, grad_scale: float
+        self, piece: Piece, lr: float, squares: NDArray[np.float64] | None, grad_scale: float, delay: int
     ) -> None:
         c, w, g, state = self._config, piece.value, piece.grad, self._of(piece)
         decay = c.weight_decay if piece.decay else 0.0
@@ -141,9 +145,9 @@ class Optimizer:
                     state.get("velocity"),
                     lr=lr,
                     momentum=c.momentum,
-                    nesterov=c.nesterov,
                     weight_decay=decay,
                     grad_scale=grad_scale,
+                    **update.sgd_form(c.momentum, c.nesterov, delay if c.late == "spike" else 0),
                 )
             case "adam" | "adamw":
                 rule = self._rules.adam if c.optimizer == "adam" else self._rules.adamw

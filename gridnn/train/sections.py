@@ -5,70 +5,33 @@
     [train]  how it learns          [comm]  how the ranks talk
     [checkpoint]  when it is saved  [compute]  what computes on a rank
 
-Types are strict (a whole number is no text, text is no number) and unknown keys are refused.  The docstring
-under a key is its description: error messages show it.
+What a section is made of is in section.py; [data] has a file of its own.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from gridnn.train.data.augment import Augment
-from gridnn.train.data.dataset import DataOptions
+from gridnn.train.data_section import DataSection
+from gridnn.train.section import (
+    Count,
+    Fraction,
+    Name,
+    Names,
+    NonNegative,
+    Positive,
+    Positives,
+    Section,
+    Simple,
+    Whole,
+    refuse,
+)
 
 # What the default job needs; other optimizers want another scale of lr.
 DEFAULT_EPOCHS = 20
 DEFAULT_LR = {"sgd": 0.05, "adam": 1e-3, "adamw": 1e-3, "lars": 1.0}
-
-
-def _as_tuple(value: object) -> object:
-    """TOML has lists only; frozen models hold tuples, and a lone number is a list of one."""
-    if isinstance(value, list):
-        return tuple(value)
-    return (value,) if isinstance(value, int | float) else value
-
-
-Name = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Names = Annotated[tuple[Name, ...], BeforeValidator(_as_tuple)]
-Counts = Annotated[tuple[Count, ...], BeforeValidator(_as_tuple)]
-Pair = Annotated[tuple[Count, Count], BeforeValidator(_as_tuple)]
-Numbers = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
-Positives = Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple)]
-Simple = bool | int | float | str
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, strict, closed."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        # the house words, not pydantic's, own the prefix
-        protected_namespaces=(),
-    )
-
-
-S = TypeVar("S", bound=Section)
-
-
-def _refuse(section: S, rules: list[tuple[bool, str]]) -> S:
-    """Return the section, or raise one error with a line for every rule that is broken."""
-    broken = [sentence for is_broken, sentence in rules if is_broken]
-    if broken:
-        raise ValueError("\n".join(broken))
-    return section
 
 
 class ModelSection(Section):
@@ -76,104 +39,8 @@ class ModelSection(Section):
 
     name: Name = "digits-cnn"
     """A network of the zoo."""
-    options: dict[str, Simple | list[Simple]] = {}
+    options: dict[str, Simple | list[Simple]] = Field(default_factory=dict)
     """Arguments of the zoo's function, such as classes or width."""
-
-
-class DataSection(Section):
-    """What the network learns from."""
-
-    name: Name = "digits"
-    """digits (shipped), synthetic, or, with a path, a name of your own."""
-    path: Name | None = None
-    """File or folder; its format is recognised by looking."""
-    target: Literal["class", "pixels", "image"] | None = None
-    """What is learned: a class per sample or per pixel, or an image; left out, what the files hold."""
-    classes: Count | None = None
-    """Number of classes; left out, the largest training label + 1."""
-    layout: Name | None = None
-    """Dims of an input array in stored order, such as "NHWC"."""
-    channels: Literal[1, 3] | None = None
-    """1 or 3 for pictures; left out, as the first file has it."""
-    size: Pair | None = None
-    """Height and width to which pictures are scaled and cropped."""
-    tile: Pair | None = None
-    """Height and width of the pieces of large photographs."""
-    tiles: Count | None = None
-    """Random pieces a photograph; left out, all of a regular grid."""
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share held out for the test where the data have no test part of their own."""
-    split_seed: Whole = 0
-    """Seed of the part held out, and of synthetic data."""
-    input_shape: Counts | None = None
-    """Shape of one synthetic sample: channels, then space."""
-    count: Count = 1000
-    """Synthetic training samples."""
-    test_count: Count = 200
-    """Synthetic test samples."""
-    target_channels: Count = 1
-    """Channels of synthetic target images."""
-    pad: Whole = 0
-    """Zeros around training images before a random crop back to size."""
-    flip: bool = False
-    """Mirror half of the training images left to right."""
-    scale: Positive | None = None
-    """Factor on stored values; left out, the one that brings bytes to [0, 1]."""
-    mean: Numbers = (0.0,)
-    """Subtracted after scaling: one number, or one per channel."""
-    std: Positives = (1.0,)
-    """Divided by after subtracting: one number, or one per channel."""
-    noise: NonNegative = 0.0
-    """Standard deviation of the noise added to inputs."""
-
-    @property
-    def source(self) -> str:
-        """What `open_data` is asked for: the path, the shipped set, or the synthetic set by its shape."""
-        if self.path is not None:
-            return self.path
-        if self.name != "synthetic" or self.input_shape is None:
-            return self.name
-        return (
-            "synthetic:" + "x".join(map(str, self.input_shape)) + (f":{self.classes}" if self.classes else "")
-        )
-
-    @property
-    def options(self) -> DataOptions:
-        """How the data are read."""
-        return DataOptions(**{field.name: getattr(self, field.name) for field in fields(DataOptions)})
-
-    @property
-    def augment(self) -> Augment:
-        """What is done to training samples."""
-        return Augment(**{field.name: getattr(self, field.name) for field in fields(Augment)})
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_follows_path(cls, given: Any) -> Any:
-        if isinstance(given, dict) and isinstance(given.get("path"), str):
-            return {"name": Path(given["path"]).name or given["path"]} | given
-        return given
-
-    @model_validator(mode="after")
-    def _agree(self) -> DataSection:
-        synthetic = self.name.split(":")[0] == "synthetic"
-        return _refuse(
-            self,
-            [
-                (
-                    self.path is not None and (synthetic or self.name == "digits"),
-                    f'data.path is given, but data.name = "{self.name}" reads none of yours; leave one out',
-                ),
-                (
-                    self.name == "synthetic" and self.input_shape is None,
-                    'data.name = "synthetic" needs data.input_shape, such as [3, 32, 32]',
-                ),
-                (
-                    self.name != "synthetic" and self.input_shape is not None,
-                    'data.input_shape is only for data.name = "synthetic"; leave it out',
-                ),
-            ],
-        )
 
 
 class TrainSection(Section):
@@ -197,6 +64,8 @@ class TrainSection(Section):
     """Momentum of sgd and lars."""
     nesterov: bool = False
     """Nesterov's form of momentum, for sgd."""
+    late: Literal["plain", "spike"] = "spike"
+    """Momentum of sgd where gradients are late: "spike" makes up at once for what they have missed."""
     weight_decay: NonNegative = 0.0
     """Coefficient of weight decay; biases and norm parameters are spared."""
     beta1: Fraction = 0.9
@@ -246,7 +115,7 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> TrainSection:
-        return _refuse(
+        return refuse(
             self,
             [
                 (
@@ -357,7 +226,7 @@ class ComputeSection(Section):
     @model_validator(mode="after")
     def _agree(self) -> ComputeSection:
         limit, device = self.memory_limit, f'compute.device = "{self.device}"'
-        return _refuse(self, [
+        return refuse(self, [
             (self.precision == "bfloat16" and self.engine != "auto",
              f'compute.precision = "bfloat16" is oneDNN\'s; compute.engine = "{self.engine}" leaves it out: take auto'),
             (self.precision == "tf32" and self.device == "cpu",
@@ -384,7 +253,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Config:
-        return _refuse(
+        return refuse(
             self,
             [
                 (

@@ -228,8 +228,9 @@ class Trainer:
                 )
             scale = clip_scale(norm, self.config.clip_norm)
         self.optimizer.step(
-            self._pieces, lr, squares if self.optimizer.needs_norms else None, grad_scale=scale
-        )
+            self._pieces, lr, squares if self.optimizer.needs_norms else None, grad_scale=scale,
+            delay=min(number - step, step - self._first),  # batches that fill a pipeline meet weights that stand still
+        )  # fmt: skip
         self.model.arena.publish()
         if mine is not None:
             mine.norm = norm

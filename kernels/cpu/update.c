@@ -12,10 +12,11 @@
  */
 #include "rows.h"
 
-enum { SGD, MOMENTUM, NESTEROV, ADAM, LARS };
+enum { SGD, MOMENTUM, SPIKE, ADAM, LARS };
 
 typedef struct {
     real lr, momentum, decay, scale; /* the direction is scale g + decay w */
+    real carried, spike;             /* parts of velocity and direction in a movement of sgd */
     real keep;                       /* factor on w before anything else */
     real beta2, rest1, rest2;        /* rest = 1 - beta */
     real root, eps, step;            /* w -= m / (sqrt(v) root + eps) step */
@@ -45,7 +46,7 @@ INLINE void loop(const int rule, const rates *r, real *w, const real *g, real *m
         } else {
             const vec speed = load(v + i) * r->momentum + (rule == LARS ? (vec)(d * r->lr) : d);
             store(v + i, speed);
-            x -= rule == LARS ? speed : rule == NESTEROV ? (vec)((speed * r->momentum + d) * r->lr) : (vec)(speed * r->lr);
+            x -= rule == LARS ? speed : rule == SPIKE ? (vec)((speed * r->carried + d * r->spike) * r->lr) : (vec)(speed * r->lr);
         }
         store(w + i, x);
     }
@@ -55,7 +56,7 @@ static __attribute__((noinline)) void vectors(int rule, const rates *r, real *w,
     switch (rule) {
     case SGD: loop(SGD, r, w, g, m, v, n); break;
     case MOMENTUM: loop(MOMENTUM, r, w, g, m, v, n); break;
-    case NESTEROV: loop(NESTEROV, r, w, g, m, v, n); break;
+    case SPIKE: loop(SPIKE, r, w, g, m, v, n); break;
     case ADAM: loop(ADAM, r, w, g, m, v, n); break;
     default: loop(LARS, r, w, g, m, v, n);
     }
@@ -81,10 +82,11 @@ static void update(int rule, const rates *r, real *w, const real *g, real *m, re
 }
 
 /* velocity is NULL without momentum. */
-EXPORT void FN(update_sgd)(const array *w, const array *g, const array *velocity, double lr, double momentum, int64_t nesterov,
-                           double decay, double scale) {
-    const rates r = {.lr = (real)lr, .momentum = (real)momentum, .decay = (real)decay, .scale = (real)scale};
-    update(velocity == NULL ? SGD : nesterov ? NESTEROV : MOMENTUM, &r, w->data, g->data, NULL, data_of(velocity), w->extents[0]);
+EXPORT void FN(update_sgd)(const array *w, const array *g, const array *velocity, double lr, double momentum, double carried,
+                           double spike, double decay, double scale) {
+    const rates r = {.lr = (real)lr, .momentum = (real)momentum, .decay = (real)decay, .scale = (real)scale,
+                     .carried = (real)carried, .spike = (real)spike};
+    update(velocity == NULL ? SGD : carried == 1 && spike == 0 ? MOMENTUM : SPIKE, &r, w->data, g->data, NULL, data_of(velocity), w->extents[0]);
 }
 
 /* keep: factor on w before the step; root and step: the bias corrections of the second and of the first moment. */

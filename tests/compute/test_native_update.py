@@ -21,7 +21,11 @@ RULES: list[tuple[str, int, dict[str, Any]]] = [
     ("sgd", 0, {"lr": 0.1}),
     ("sgd", 0, {"lr": 0.1, "weight_decay": 0.1, "grad_scale": 0.5}),
     ("sgd", 1, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
-    ("sgd", 1, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "grad_scale": 0.3}),
+    (
+        "sgd",
+        1,
+        {"lr": 0.1, "momentum": 0.9, "carried": 0.7, "spike": 2.0, "weight_decay": 0.01, "grad_scale": 0.3},
+    ),
     ("adam", 2, ADAM),
     ("adam", 2, {**ADAM, "weight_decay": 0.1, "grad_scale": 0.3}),
     ("adamw", 2, {**ADAM, "weight_decay": 0.1, "grad_scale": 0.3}),

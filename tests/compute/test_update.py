@@ -29,13 +29,27 @@ def _close(w, wanted, dtype):
     np.testing.assert_allclose(w, np.asarray(wanted), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-def _sgd(w, gradients, lr, momentum, nesterov, decay, scale):
-    velocity = 0.0
-    for g in gradients:
-        d = scale * g + decay * w
-        velocity = momentum * velocity + d
-        w = w - lr * (d + momentum * velocity if nesterov else velocity)
+def _sgd(w, gradients, lr, momentum, nesterov, decay, scale, delay):
+    directions: list[float] = []
+    for (
+        g
+    ) in gradients:  # the i-th direction before this one moves by momentum^i, this one by all it has missed
+        directions.insert(0, scale * g + decay * w)
+        moved = sum(momentum ** (i + delay + nesterov) * d for i, d in enumerate(directions))
+        w = w - lr * (moved + sum(momentum**i for i in range(delay + nesterov)) * directions[0])
     return w
+
+
+def test_a_late_gradient_moves_by_what_it_has_missed():
+    # Of one gradient and then none, late by 2: after n updates the weight is where the heavy ball was after n + 2.
+    in_time, late = np.zeros((2, 1)), np.zeros((2, 1))
+    path = []
+    for step in range(6):
+        g = np.full(1, float(step == 0))
+        update.sgd(in_time[0], g, in_time[1], lr=1.0, momentum=0.5)
+        update.sgd(late[0], g, late[1], lr=1.0, momentum=0.5, **update.sgd_form(0.5, False, 2))
+        path.append((in_time[0, 0], late[0, 0]))
+    assert [there for _, there in path[:4]] == [here for here, _ in path[2:]]
 
 
 def _adam(w, gradients, lr, b1, b2, eps, decay, decoupled, scale):
@@ -70,14 +84,16 @@ def _each(rule, w, gradients, *coefficients):
     ("momentum", "nesterov", "decay", "scale"),
     [(0.0, False, 0.0, 1.0), (0.0, False, 0.1, 0.5), (0.9, False, 0.01, 1.0), (0.9, True, 0.01, 0.3)],
 )
-def test_sgd(dtype, size, momentum, nesterov, decay, scale):
+@pytest.mark.parametrize("delay", [0, 3])
+def test_sgd(dtype, size, momentum, nesterov, decay, scale, delay):
     w, gradients = _problem(size, dtype)
-    wanted = _each(_sgd, w, gradients, 0.1, momentum, nesterov, decay, scale)
+    wanted = _each(_sgd, w, gradients, 0.1, momentum, nesterov, decay, scale, delay)
     velocity = np.zeros_like(w) if momentum else None
     for g in gradients:
         update.sgd(
-            w, g, velocity, lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=decay, grad_scale=scale
-        )
+            w, g, velocity, lr=0.1, momentum=momentum, weight_decay=decay, grad_scale=scale,
+            **update.sgd_form(momentum, nesterov, delay)
+        )  # fmt: skip
     _close(w, wanted, dtype)
 
 
@@ -119,7 +135,7 @@ def test_the_gradient_is_left_alone():
     w, (g, *_) = _problem(9, np.float64)
     before = g.copy()
     m, v = np.zeros_like(w), np.zeros_like(w)
-    update.sgd(w, g, m, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1, grad_scale=0.5)
+    update.sgd(w, g, m, lr=0.1, momentum=0.9, carried=0.9, spike=1.0, weight_decay=0.1, grad_scale=0.5)
     update.adamw(w, g, m, v, step=1, lr=0.1, weight_decay=0.1, grad_scale=0.5)
     update.lars(w, g, m, lr=0.1, rate=0.1, momentum=0.9, weight_decay=0.1, grad_scale=0.5)
     assert np.array_equal(g, before)

@@ -88,12 +88,16 @@ def test_plain_backpropagation(comm: Any, steps: int) -> None:
     np.testing.assert_allclose(weights_of(found), PLAIN[steps], rtol=0, atol=1e-9)
 
 
-def stashing(steps: int, warmup: int = 0) -> list[tuple[float, ...]]:
+def stashing(
+    steps: int, warmup: int = 0, momentum: float = 0.0, spike: bool = False
+) -> list[tuple[float, ...]]:
     """Return the weights before each step, and after the last, of weight stashing (Narayanan et al. 2019).
 
-    The batch of step t goes forward and backward through stage k (from 0) with its weights of K - 1 - k updates before.
+    The batch of step t goes forward and backward through stage k (from 0) with its weights of K - 1 - k updates before;
+    with a spike it moves at once by what it had moved in as many updates.
     """
     history: list[tuple[float, ...]] = [WEIGHTS]
+    velocity = [0.0] * 3
     for t in range(steps):
         versions = [history[max(0, t - (2 - k))][k] for k in range(3)]
         outputs = [X[t]]
@@ -102,7 +106,10 @@ def stashing(steps: int, warmup: int = 0) -> list[tuple[float, ...]]:
         back, now = outputs[-1] - Y[t], list(history[-1])
         for k in reversed(range(3)):
             back *= 1 - outputs[k + 1] ** 2
-            now[k] -= LR * min(1, (t + 1) / max(1, warmup)) * back * outputs[k]
+            delay = min(t, 2 - k) if spike else 0
+            velocity[k] = momentum * velocity[k] + back * outputs[k]
+            missed = sum(momentum**i for i in range(delay)) * back * outputs[k]
+            now[k] -= LR * min(1, (t + 1) / max(1, warmup)) * (momentum**delay * velocity[k] + missed)
             back *= versions[k]
         history.append(tuple(now))
     return history
@@ -113,8 +120,14 @@ def test_stash_is_weight_stashing_with_shifted_clocks(comm: Any) -> None:
     network = chain()
     np.testing.assert_allclose(stashing(4)[4], STASHED_4, rtol=0, atol=1e-9)
     with World(comm) as world:
-        for steps, warmup in ((3, 0), (5, 0), (8, 0), (7, 5)):  # a rate is that of the batch it is for
-            wanted = stashing(steps, warmup)
+        for steps, warmup, momentum, late in (
+            (3, 0, 0.0, "spike"),
+            (5, 0, 0.0, "plain"),
+            (8, 0, 0.9, "plain"),
+            (8, 0, 0.9, "spike"),
+            (7, 5, 0.9, "spike"),  # a rate is that of the batch it is for
+        ):
+            wanted = stashing(steps, warmup, momentum, late == "spike")
             cut = in_stages(network, THREE)
             found = trained(
                 world,
@@ -127,7 +140,8 @@ def test_stash_is_weight_stashing_with_shifted_clocks(comm: Any) -> None:
                 steps=steps,
                 drains=(),
                 warmup_steps=warmup,
-                **CHAIN,
+                late=late,
+                **CHAIN | {"momentum": momentum},
             )
             shifted = [wanted[steps - (2 - k)][k] for k in range(3)]
             np.testing.assert_allclose(weights_of(found), shifted, rtol=0, atol=1e-12)

@@ -16,7 +16,7 @@ from gridnn.compute.cpu.engine import Engine
 from gridnn.compute.cpu.native import update as native
 from gridnn.compute.cpu.reference import update as reference
 
-lars_rate = reference.lars_rate
+lars_rate, sgd_form = reference.lars_rate, reference.sgd_form
 
 
 class Rules(NamedTuple):

@@ -37,11 +37,11 @@ def rules(engine: Engine, dtype: DTypeLike) -> Rules:
 
 def _sgd(
     engine: Engine, w: Array, g: Array, velocity: Array | None, *, lr: float, momentum: float = 0.0,
-    nesterov: bool = False, weight_decay: float = 0.0, grad_scale: float = 1.0,
+    carried: float = 1.0, spike: float = 0.0, weight_decay: float = 0.0, grad_scale: float = 1.0,
 ) -> None:  # fmt: skip
     """Move by stochastic gradient descent with momentum; w and velocity are changed in place."""
     state = [] if velocity is None else [velocity]
-    arguments = [w, g, velocity, w.size, lr, momentum, nesterov, weight_decay, grad_scale]
+    arguments = [w, g, velocity, w.size, lr, momentum, carried, spike, weight_decay, grad_scale]
     _walk(engine, "sgd", [w, g, *state], arguments)
 
 

@@ -47,18 +47,21 @@ def test_sums_and_bias(module: Launch, dtype: Any, rectify: bool) -> None:
 
 
 @DTYPES
-@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
-def test_sgd(module: Launch, dtype: Any, momentum: float, nesterov: bool) -> None:
+@pytest.mark.parametrize(
+    ("momentum", "carried", "spike"), [(0.0, 1.0, 0.0), (0.9, 1.0, 0.0), (0.9, 0.7, 2.0)]
+)
+def test_sgd(module: Launch, dtype: Any, momentum: float, carried: float, spike: float) -> None:
     w, g, v = drawn(dtype, 3, 300)
     mine, moved = w.copy(), v.copy()
-    words = {"lr": 0.1, "momentum": momentum, "nesterov": nesterov, "weight_decay": 1e-2, "grad_scale": 0.5}
+    words = {"lr": 0.1, "momentum": momentum, "carried": carried, "spike": spike}
+    words |= {"weight_decay": 1e-2, "grad_scale": 0.5}
     for _ in range(3):
-        reference.sgd(w, g, v if momentum else None, **words)  # type: ignore[arg-type]
+        reference.sgd(w, g, v if momentum else None, **words)
         module("update", dtype).launch(
             "sgd",
             (2,),
             (64,),
-            [mine, g, moved if momentum else None, w.size, 0.1, momentum, nesterov, 1e-2, 0.5],
+            [mine, g, moved if momentum else None, w.size, 0.1, momentum, carried, spike, 1e-2, 0.5],
         )
     near(mine, w, CLOSE[dtype])
     near(moved, v, CLOSE[dtype])

@@ -15,7 +15,7 @@ from tests.compute.gpu.calls import CPU, Calls
 WORDS: list[tuple[str, int, dict[str, Any]]] = [
     ("sgd", 0, {"lr": 0.1}),
     ("sgd", 1, {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-2, "grad_scale": 0.5}),
-    ("sgd", 1, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-2}),
+    ("sgd", 1, {"lr": 0.1, "momentum": 0.9, "carried": 0.7, "spike": 2.0, "weight_decay": 1e-2}),
     ("adam", 2, {"lr": 0.01, "beta1": 0.8, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.1}),
     ("adamw", 2, {"lr": 0.01, "weight_decay": 0.1, "grad_scale": 0.5}),
     ("adamw", 2, {"lr": 0.01}),

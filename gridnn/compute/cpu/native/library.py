@@ -33,7 +33,7 @@ KERNELS = {
     "pool_max_forward": "aaaa", "pool_max_backward": "aaaa", "pool_average_forward": "aaai",
     "pool_average_backward": "aaai", "pool_sum_space": "aa", "pool_spread_space": "aa",
     "softmax_max": "aa", "softmax_sums": "aaaia", "softmax_gradient": "aaaaiddaa",
-    "update_sgd": "aaaddidd", "update_adam": "aaaadddddddd", "update_lars": "aaadddd",
+    "update_sgd": "aaadddddd", "update_adam": "aaaadddddddd", "update_lars": "aaadddd",
     "conv": "aaaaaia", "conv_weights": "aaaaiiaa",
     "depthwise": "aaaaaia", "depthwise_weights": "aaaai",
     "winograd_scratch": "aaa", "winograd_forward": "aaaaiiiia", "winograd_weights": "aaaiiia",

@@ -20,7 +20,8 @@ def sgd(
     *,
     lr: float,
     momentum: float = 0.0,
-    nesterov: bool = False,
+    carried: float = 1.0,
+    spike: float = 0.0,
     weight_decay: float = 0.0,
     grad_scale: float = 1.0,
 ) -> None:
@@ -28,7 +29,7 @@ def sgd(
     if w.size:
         _check(w, g, *([] if velocity is None else [velocity]))
         lib.kernel("update_sgd", w.dtype)(
-            array(w), array(g), array(velocity), lr, momentum, nesterov, weight_decay, grad_scale
+            array(w), array(g), array(velocity), lr, momentum, carried, spike, weight_decay, grad_scale
         )  # fmt: skip
 
 

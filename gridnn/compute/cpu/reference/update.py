@@ -4,12 +4,22 @@ One step of every rule, for one element (d is the direction after scaling and
 weight decay; a = lr; b1, b2 = betas; t = the number of this update, from 1):
 
     rule    d                        state                               weight
-    sgd     s g + decay w            v = momentum v + d                  w -= a v
-            (Nesterov)               the same                            w -= a (d + momentum v)
+    sgd     s g + decay w            v = momentum v + d                  w -= a (carried v + spike d)
     adam    s g + decay w            m += (1 - b1)(d - m)                w -= a mhat / (sqrt(vhat) + eps)
                                      v  = b2 v + (1 - b2) d^2            mhat = m / (1 - b1^t), vhat alike
     adamw   s g                      as adam                             w *= 1 - a decay, then as adam
     lars    s g + decay w            v = momentum v + a rate d           w -= v
+
+What sgd moves by, for a gradient that comes D updates after its batch (momentum m):
+
+    form                     carried   spike                   movement by one gradient: at once, then at every update
+    heavy ball               1         0                       1, m, m^2, ...
+    Nesterov                 m         1                       1 + m, m^2, m^3, ...
+    spike compensation       m^D       (1 - m^D) / (1 - m)     what it had moved by now, then what the heavy ball does
+
+The last one is of Kosson, Chiley, Venigalla, Hestness and Koster (Pipelined backpropagation at scale, MLSys 2021): a
+late gradient moves at once by what it had moved, had it come in time.  It is the heavy ball for D = 0, Nesterov for
+D = 1, and plain SGD without momentum.
 
 The order of operations is PyTorch's, so that a run can be compared with one there.  Everything
 but the LARS rate is elementwise: a piece cut in two gives bitwise what the whole piece gives.
@@ -37,7 +47,8 @@ def sgd(
     *,
     lr: float,
     momentum: float = 0.0,
-    nesterov: bool = False,
+    carried: float = 1.0,
+    spike: float = 0.0,
     weight_decay: float = 0.0,
     grad_scale: float = 1.0,
 ) -> None:
@@ -49,6 +60,8 @@ def sgd(
         The weights, changed in place, and their gradient, left alone.
     velocity : 1-D array like ``w``, or None without momentum
         Running sum of directions, zero before the first step, changed in place.
+    carried, spike : float
+        What the weights move by: parts of the velocity and of the direction; `sgd_form` has the usual ones.
     weight_decay : float
         Coefficient of the L2 term added to the gradient.
     grad_scale : float
@@ -62,13 +75,20 @@ def sgd(
             v = velocity[at]
             v *= momentum
             v += d
-            if nesterov:
-                np.multiply(v, momentum, out=t)
+            if (carried, spike) == (1.0, 0.0):
+                np.multiply(v, lr, out=t)
+            else:
+                np.multiply(v, carried, out=t)
+                d *= spike
                 t += d
                 t *= lr
-            else:
-                np.multiply(v, lr, out=t)
         w[at] -= t
+
+
+def sgd_form(momentum: float, nesterov: bool, delay: int) -> dict[str, float]:
+    """Return `carried` and `spike` of `sgd` for a gradient that comes `delay` updates after its batch."""
+    updates = delay + nesterov  # Nesterov's form is one update ahead
+    return {"carried": momentum**updates, "spike": sum(momentum**i for i in range(updates))}
 
 
 def adam(
