@@ -13,11 +13,13 @@ in kernels.  Nothing but a C compiler with OpenMP is needed.
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -59,6 +61,14 @@ def levels_of(machine: str) -> list[str]:
 def library(folder: Path, level: str) -> Path:
     """Return the path of a level's library."""
     return folder / f"libgridnn-{level}.so"
+
+
+def interface() -> int:
+    """Return what callers pass to kernels as a number: a library built for others is left aside (library.py)."""
+    for node in ast.parse((TARGET / "library.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "KERNELS":
+            return zlib.crc32(repr(sorted(ast.literal_eval(node.value).items())).encode()) & 0x7FFFFFFF
+    raise BuildError(f"{TARGET / 'library.py'} has no table KERNELS")
 
 
 def build(
@@ -117,7 +127,8 @@ def _compiler(given: str | None) -> str:
 
 def _compile(cc: str, flags: list[str], level: str, source: Path, bits: int, scratch: Path) -> Path:
     target = scratch / f"{source.stem}-{level}-{bits}.o"
-    _run([cc, *COMMON, *flags, f"-DREAL_BITS={bits}", "-c", str(source), "-o", str(target)])
+    defines = [f"-DREAL_BITS={bits}", f"-DINTERFACE={interface()}"]
+    _run([cc, *COMMON, *flags, *defines, "-c", str(source), "-o", str(target)])
     return target
 
 

@@ -1,4 +1,4 @@
-/* What a process asks once: which instruction set it may load, and how many threads it may use. */
+/* What a process asks once: which instruction set it may load, whether it was built for these callers, and how many threads it may use. */
 #include "common.h"
 
 #if REAL_BITS == 32
@@ -14,6 +14,9 @@ EXPORT int gridnn_instruction_set(void) {
 #endif
     return 0;
 }
+
+/* What callers must pass, as a number: that of library.py when this was built. */
+EXPORT int gridnn_interface(void) { return INTERFACE; }
 
 EXPORT int gridnn_vector_bytes(void) { return VB; }
 
