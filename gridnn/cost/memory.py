@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 from gridnn.geometry.interval import volume
 from gridnn.geometry.layout import Layout
+from gridnn.geometry.traffic import Widths, widths_of
 from gridnn.network import spec as s
 from gridnn.network.fusion import absorbed
 from gridnn.network.graph import INPUT
@@ -41,7 +42,7 @@ class MemoryUse:
     Attributes
     ----------
     parameters_bytes : int
-        Values and gradients.
+        Values and gradients, and copies of the values in the type of activations where that is another.
     state_bytes : int
         State of the optimizer.
     arrays_bytes : int
@@ -91,28 +92,35 @@ class _Heap:
                 del self.holders[array]
 
 
-def predict_memory(placed: PlacedNetwork, rank: int, itemsize: int, states: int) -> MemoryUse:
+def predict_memory(placed: PlacedNetwork, rank: int, itemsize: int | Widths, states: int) -> MemoryUse:
     """Return what a step takes of a rank's memory.
 
     Parameters
     ----------
     itemsize
-        Bytes of an element.
+        Bytes of an element, the same for all or by what they are for.
     states
         Arrays of optimizer state a parameter (0 plain SGD, 1 momentum, 2 Adam), uncut.
     """
     elements = sum(volume(p.layout.box(rank)) for layer in placed.layers for p in layer.placement.parameters)
+    widths = widths_of(itemsize)
     walk = _Walk(placed, rank, itemsize)
     walk.forward()
     walk.backward()
-    return MemoryUse(2 * elements * itemsize, states * elements * itemsize, walk.heap.peak)
+    wide = elements * widths.parameter
+    # Products multiply by a copy of the values where activations are of another type.
+    copies = 0 if widths.activation == widths.parameter else elements * widths.activation
+    return MemoryUse(2 * wide + copies, states * wide, walk.heap.peak)
 
 
 class _Walk:
     """A step of one rank: which array each edge and each gradient is."""
 
-    def __init__(self, placed: PlacedNetwork, rank: int, itemsize: int) -> None:
-        self.placed, self.rank, self.itemsize = placed, rank, itemsize
+    def __init__(self, placed: PlacedNetwork, rank: int, itemsize: int | Widths) -> None:
+        widths = widths_of(itemsize)
+        self.placed, self.rank, self.itemsize = placed, rank, widths.activation
+        # Of a term of a sum, and of the message that it is packed into.
+        self.terms = widths.activation + widths.parameter
         self.absorbed = absorbed(placed)
         self.hosts = set(self.absorbed.values())
         self.heap = _Heap()
@@ -141,8 +149,9 @@ class _Walk:
                     self.heap.hold(arrived[0], name)
             else:
                 self.outputs[name] = name
-                if layer.settle.kind != "none":  # a term of a sum, and the message it is packed into
-                    self.heap.take(f"raw {name}", 2 * self._size(layer.placement.raw), "now")
+                if layer.settle.kind != "none":
+                    raw = self._size(layer.placement.raw) // self.itemsize
+                    self.heap.take(f"raw {name}", raw * self.terms, "now")
                 self.heap.take(name, self._output(layer), f"out {name}")
             if keeps == "y" or (name in self.hosts):
                 self.heap.hold(name, name)

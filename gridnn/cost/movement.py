@@ -19,7 +19,7 @@ from gridnn.cost.machine import Machine
 from gridnn.geometry.exchange import Exchange, Piece
 from gridnn.geometry.grid import Scheme
 from gridnn.geometry.interval import volume
-from gridnn.geometry.traffic import Key, Volume
+from gridnn.geometry.traffic import Key, Volume, Widths, widths_of
 from gridnn.network.buckets import plan_buckets
 from gridnn.network.placed import PlacedNetwork
 
@@ -38,10 +38,10 @@ class Movements:
     """Prices the movements of a placed network; what ranks and layers have in common is kept."""
 
     def __init__(
-        self, placed: PlacedNetwork, machine: Machine, itemsize: int, passes: int, bucket_bytes: int,
+        self, placed: PlacedNetwork, machine: Machine, itemsize: int | Widths, passes: int, bucket_bytes: int,
         cut_optimizer: bool,
     ) -> None:  # fmt: skip
-        self.placed, self.machine, self.itemsize, self.passes = placed, machine, itemsize, passes
+        self.placed, self.machine, self.widths, self.passes = placed, machine, widths_of(itemsize), passes
         self.bucket_bytes, self.cut_optimizer = bucket_bytes, cut_optimizer
         self.schemes = {layer.node.name: layer.scheme for layer in placed.layers}
         self._members: dict[tuple[Scheme, str, int], tuple[int, ...]] = {}
@@ -93,7 +93,7 @@ class Movements:
         if exchange.kind in COLLECTIVE_S:
             group = exchange.group(rank)
             full = exchange.target if exchange.kind == "allgather" else exchange.source
-            nbytes = volume(full.box(rank)) * self.itemsize
+            nbytes = volume(full.box(rank)) * self.widths.moved(exchange.kind)
             if not group:
                 return 0.0
             return self._collective_seconds(exchange.kind, members(self.machine, group), nbytes)
@@ -110,7 +110,7 @@ class Movements:
             if peer != rank:
                 level = sum(rank // unit != peer // unit for unit in self.machine.units)
                 messages[level] += 1
-                nbytes[level] += volume(box) * self.itemsize
+                nbytes[level] += volume(box) * self.widths.activation
         return float(exchange_s(self.machine, messages, nbytes, self.placed.procs))
 
     def _statistics(self, key: Key, rank: int, count: Volume) -> float:
@@ -125,12 +125,13 @@ class Movements:
         kinds = [("backward", "allreduce")]
         if self.cut_optimizer:
             kinds = [("backward", "reduce_scatter"), ("update", "allgather")]
-        for bucket in plan_buckets(self.placed, rank, self.bucket_bytes, self.itemsize):
+        width = self.widths.parameter
+        for bucket in plan_buckets(self.placed, rank, self.bucket_bytes, width):
             if not bucket.owed or len(bucket.replicas) < 2 or not bucket.size:
                 continue
             group = members(self.machine, bucket.replicas)
             for direction, kind in kinds:
-                bucket_s = self._collective_seconds(kind, group, bucket.size * self.itemsize)
+                bucket_s = self._collective_seconds(kind, group, bucket.size * width)
                 for entry in bucket.entries:
                     key = Key(entry.layer, direction, kind, entry.axes)
                     found[key] = found.get(key, 0.0) + bucket_s * entry.size / bucket.size

@@ -21,6 +21,7 @@ from gridnn.cost.grids import Cut, Grids
 from gridnn.cost.machine import Machine
 from gridnn.cost.overlaps import Edge, Overlap, Overlaps
 from gridnn.cost.patterns import Sketches
+from gridnn.geometry.traffic import Widths
 
 Floats = NDArray[np.float64]
 SAMPLE = 12
@@ -36,14 +37,14 @@ class Moves:
     ----------
     procs
         Ranks of the job, all of which may talk at once.
-    itemsize
-        Bytes of an element.
+    widths
+        Bytes of elements.
     known
         What dims have in common, as far as it is known.
     """
 
-    def __init__(self, machine: Machine, procs: int, itemsize: int, known: Sketches) -> None:
-        self.machine, self.procs, self.itemsize, self.known = machine, procs, itemsize, known
+    def __init__(self, machine: Machine, procs: int, widths: Widths, known: Sketches) -> None:
+        self.machine, self.procs, self.widths, self.known = machine, procs, widths, known
         self.units = [level.ranks for level in machine.levels[:-1]]
         self.betas = [float(effective_beta(machine, level, procs)) for level in range(len(machine.levels))]
         self.ranks = np.unique(np.linspace(0, procs - 1, min(procs, SAMPLE)).astype(np.int64))
@@ -97,7 +98,7 @@ class Moves:
         seconds, latency = np.zeros_like(held[0]), np.zeros_like(held[0])
         for level, (inner, outer) in enumerate(zip(held, [*held[1:], total], strict=True)):
             elements = np.maximum(outer - inner, 0)
-            seconds += elements * (self.betas[level] * self.itemsize)
+            seconds += elements * (self.betas[level] * self.widths.activation)
             latency += elements * self.machine.levels[level].alpha_s
         # Latency is that of the levels that bytes cross, in proportion.
         alpha_s = _most(
@@ -113,8 +114,13 @@ class Moves:
         if plain.any():  # all ranks of a group want its blocks: a collective, which enters a node once
             group = met[plain]
             inside = [np.minimum(np.rint(table[plain] / hoarded[0][plain]), group) for table in hoarded[1:]]
-            collective = self.machine, [*inside, group], largest[plain] * self.itemsize, self.procs
-            result[plain] = allgather_s(*collective) + reduce_scatter_s(*collective)
+            result[plain] = sum(
+                collective(self.machine, [*inside, group], largest[plain] * width, self.procs)
+                for collective, width in (
+                    (allgather_s, self.widths.moved("allgather")),
+                    (reduce_scatter_s, self.widths.moved("reduce_scatter")),
+                )
+            )
         return np.asarray(result)
 
     def _present(self, overlap: Overlap, aligned: bool) -> tuple[list[Floats], Floats]:
@@ -158,7 +164,7 @@ class Moves:
             if level:
                 seconds += (found - inner) * betas[level - 1]
             inner = np.maximum(found, inner) if level else found
-        return np.asarray(2.0 * (seconds + (total - inner) * betas[-1]) * self.itemsize)
+        return np.asarray(2.0 * (seconds + (total - inner) * betas[-1]) * self.widths.activation)
 
 
 def _most(by_rank: Floats) -> Floats:

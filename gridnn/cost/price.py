@@ -31,7 +31,7 @@ from gridnn.cost.movement import Movements, Part
 from gridnn.cost.profile import PASSES
 from gridnn.cost.traffic import predict_step
 from gridnn.geometry.interval import volume
-from gridnn.geometry.traffic import Key, Volume
+from gridnn.geometry.traffic import Key, Volume, Widths
 from gridnn.network import spec as s
 from gridnn.network.fusion import absorbed
 from gridnn.network.placed import PlacedLayer, PlacedNetwork
@@ -121,7 +121,7 @@ class PlanPrice:
 
 
 def price_plan(
-    placed: PlacedNetwork, machine: Machine, itemsize: int, passes: int = 1, *, bucket_bytes: int = 4 << 20,
+    placed: PlacedNetwork, machine: Machine, itemsize: int | Widths, passes: int = 1, *, bucket_bytes: int = 4 << 20,
     cut_optimizer: bool = False, states: int = 1, ranks: Sequence[int] | None = None,
 ) -> PlanPrice:  # fmt: skip
     """Return the price of a step of a placed network.
@@ -129,7 +129,7 @@ def price_plan(
     Parameters
     ----------
     itemsize
-        Bytes of an element.
+        Bytes of an element, the same for all or by what they are for.
     passes
         Forward and backward passes in a step; gradients are summed once.
     bucket_bytes, cut_optimizer

@@ -29,6 +29,7 @@ from gridnn.cost.moves import Moves
 from gridnn.cost.overlaps import Edge
 from gridnn.cost.patterns import Shape, Sketch, Sketches
 from gridnn.cost.traffic import STATISTIC_BYTES
+from gridnn.geometry.traffic import Widths, widths_of
 from gridnn.network import spec as s
 
 Collective = Callable[[Machine, Sequence[Ints], Floats, int], Floats]
@@ -101,13 +102,13 @@ class CostTables:
     """
 
     def __init__(
-        self, machine: Machine, batch: int, procs: int, itemsize: int = 4, *, passes: int = 1, states: int = 1,
+        self, machine: Machine, batch: int, procs: int, itemsize: int | Widths = 4, *, passes: int = 1, states: int = 1,
         bucket_bytes: int = 4 << 20, sketches: Sketches | None = None,
     ) -> None:  # fmt: skip
-        self.machine, self.batch, self.procs, self.itemsize = machine, batch, procs, itemsize
+        self.machine, self.batch, self.procs, self.widths = machine, batch, procs, widths_of(itemsize)
         self.passes, self.states, self.bucket_bytes = passes, states, bucket_bytes
         self.sketches = sketches or Sketches()
-        self.moves = Moves(machine, procs, itemsize, self.sketches)
+        self.moves = Moves(machine, procs, self.widths, self.sketches)
 
     def layer(
         self, spec: s.LayerSpec, inputs: Sequence[Shape], out: Shape, grids: Grids, *, first: bool = False,
@@ -123,9 +124,9 @@ class CostTables:
             for x in asked
         ]
         both = list(zip(asked, sketches, strict=True))
-        settled = [self._moved(*each) for each in both]
-        forward = self._priced(reduce_scatter_s, settled)
-        backward = self._priced(allgather_s, settled)
+        scattered = [self._moved(*each, self.widths.moved("reduce_scatter")) for each in both]
+        gathered = [self._moved(*each, self.widths.moved("allgather")) for each in both]
+        forward, backward = self._priced(reduce_scatter_s, scattered), self._priced(allgather_s, gathered)
         statistics = self._priced(allreduce_s, [self._statistics(*each) for each in both])
         sums = [self._gradients(*each) for each in both]
         gradients = self._priced(allreduce_s, [[group for group, _ in each] for each in sums])
@@ -212,20 +213,17 @@ class CostTables:
         parts = iter(np.split(seconds, np.cumsum([len(nbytes) for _, nbytes in every])[:-1]))
         return [[next(parts) for _ in groups] for groups in asked]
 
-    def _moved(self, x: Layer, sketch: Sketch) -> list[Group]:
+    def _moved(self, x: Layer, sketch: Sketch, width: int) -> list[Group]:
         """Return what is scattered one way and gathered the other: owed terms, and movements inside a layer."""
         arrays = [(sketch.raw.dims, sketch.raw.whole), *((dims, moving) for _, dims, moving in sketch.inner)]
-        return [
-            (x.grids.members(self.machine, axes), x.grids.volume(dims) * self.itemsize)
-            for dims, axes in arrays
-        ]
+        return [(x.grids.members(self.machine, axes), x.grids.volume(dims) * width) for dims, axes in arrays]
 
     def _gradients(self, x: Layer, sketch: Sketch) -> list[tuple[Group, Floats]]:
         """Return the sums of gradients over the ranks that share them: buckets, and a gradient's share of its own."""
         found = []
         for weight, owed in zip(sketch.weights, sketch.owed, strict=True):
             if owed and not x.shares:
-                nbytes = x.grids.volume(weight.dims) * self.itemsize
+                nbytes = x.grids.volume(weight.dims) * self.widths.parameter
                 bucket = np.maximum(nbytes, self.bucket_bytes)
                 found.append(((x.grids.members(self.machine, weight.whole), bucket), nbytes / bucket))
         return found
@@ -242,16 +240,17 @@ class CostTables:
             sums = 2 * [2 * sizes[1 if isinstance(x.spec, s.BatchNorm) else 0] * STATISTIC_BYTES]
         else:  # largest logit; then sum of exponentials, picked logit, plain sum
             positions = np.prod([sizes[0], *sizes[2:]], axis=0)
-            sums = [positions * self.itemsize, 3 * positions * STATISTIC_BYTES]
+            sums = [positions * self.widths.parameter, 3 * positions * STATISTIC_BYTES]
         return [(members, nbytes) for nbytes in sums]
 
     def _memory(self, x: Layer, sketch: Sketch, elements: Floats, kept: Floats) -> Floats:
         """Bytes a layer holds through a step: parameters, gradients, state, and what backward reads."""
-        grids = x.grids
+        grids, own, wide = x.grids, self.widths.activation, self.widths.parameter
         if isinstance(x.spec, (*KEEP_INPUTS, *s.LOSSES)):
             kept = sum((grids.volume(each.dims) for each in sketch.needs), kept)
         elif isinstance(x.spec, s.Activation | s.Dropout):
             kept = grids.volume(sketch.raw.dims)
         elif isinstance(x.spec, s.Pool):
-            kept = grids.volume(sketch.raw.dims) / self.itemsize
-        return self.itemsize * (elements * (2 + self.states) + kept)
+            kept = grids.volume(sketch.raw.dims) / own
+        copies = 0 if own == wide else own * elements  # of weights, to multiply by
+        return wide * elements * (2 + self.states) + copies + own * kept

@@ -18,7 +18,7 @@ from math import prod
 from gridnn.geometry.exchange import Exchange
 from gridnn.geometry.interval import overlap, volume
 from gridnn.geometry.layout import Layout
-from gridnn.geometry.traffic import Key, Traffic, allreduce_shares, owned
+from gridnn.geometry.traffic import Key, Traffic, Widths, allreduce_shares, owned, widths_of
 from gridnn.network import spec as s
 from gridnn.network.buckets import plan_buckets
 from gridnn.network.placed import PlacedLayer, PlacedNetwork
@@ -30,7 +30,7 @@ STATISTIC_BYTES = 8
 def predict_step(
     placed: PlacedNetwork,
     rank: int,
-    itemsize: int,
+    itemsize: int | Widths,
     *,
     passes: int = 1,
     bucket_bytes: int = 4 << 20,
@@ -41,7 +41,7 @@ def predict_step(
     Parameters
     ----------
     itemsize
-        Bytes of an element.
+        Bytes of an element, the same for all or by what they are for.
     passes
         Forward and backward passes in a step (gradient accumulation); gradients are summed once.
     """
@@ -53,7 +53,7 @@ def predict_step(
 
 
 def predict_forward(
-    placed: PlacedNetwork, rank: int, itemsize: int, *, train: bool, score: bool = False,
+    placed: PlacedNetwork, rank: int, itemsize: int | Widths, *, train: bool, score: bool = False,
     without: Container[int] = (),
 ) -> Traffic:  # fmt: skip
     """Return the traffic of one forward pass of one rank.
@@ -81,7 +81,7 @@ def predict_scalars(traffic: Traffic, layer: str, direction: str, procs: int, ra
 
 
 def predict_backward(
-    placed: PlacedNetwork, rank: int, itemsize: int, *, without: Container[int] = ()
+    placed: PlacedNetwork, rank: int, itemsize: int | Widths, *, without: Container[int] = ()
 ) -> Traffic:
     """Return the traffic of one backward pass of one rank, without the sums of gradients; see `predict_forward`."""
     traffic = Traffic()
@@ -95,7 +95,7 @@ def predict_backward(
     return traffic
 
 
-def _inside(traffic: Traffic, layer: PlacedLayer, direction: str, rank: int, itemsize: int) -> None:
+def _inside(traffic: Traffic, layer: PlacedLayer, direction: str, rank: int, itemsize: int | Widths) -> None:
     """Add what a layer moves by itself: its output on its way to rest, and the steps of a sequence."""
     for times, exchange in ((1, layer.settle), *((i.times, i.exchange) for i in layer.placement.inner)):
         way = exchange if direction == "forward" else exchange.transpose()
@@ -103,15 +103,17 @@ def _inside(traffic: Traffic, layer: PlacedLayer, direction: str, rank: int, ite
 
 
 def _exchange(
-    traffic: Traffic, layer: str, direction: str, exchange: Exchange, rank: int, itemsize: int, times: int = 1
-) -> None:
+    traffic: Traffic, layer: str, direction: str, exchange: Exchange, rank: int, itemsize: int | Widths,
+    times: int = 1,
+) -> None:  # fmt: skip
     if exchange.kind == "none":
         return
     key = Key(layer, direction, exchange.kind, " ".join(exchange.axes))
     messages, elements = received(exchange.source, exchange.target, rank)
     if exchange.kind in ("allgather", "reduce_scatter"):
         messages = int(any(rank in group for group in exchange.groups))
-    traffic.add(key, times * messages, times * elements * itemsize)
+    width = widths_of(itemsize).moved(exchange.kind)
+    traffic.add(key, times * messages, times * elements * width)
 
 
 def received(source: Layout, target: Layout, rank: int) -> tuple[int, int]:
@@ -126,8 +128,9 @@ def received(source: Layout, target: Layout, rank: int) -> tuple[int, int]:
 
 
 def _statistics(
-    traffic: Traffic, layer: PlacedLayer, direction: str, rank: int, itemsize: int, train: bool, score: bool
-) -> None:
+    traffic: Traffic, layer: PlacedLayer, direction: str, rank: int, itemsize: int | Widths, train: bool,
+    score: bool,
+) -> None:  # fmt: skip
     """Add the all-reduces inside a layer."""
     spec, axes = layer.node.spec, tuple(a for a in layer.scheme.grid.used if a in layer.placement.statistics)
     if not axes or rank not in layer.scheme.ranks or (isinstance(spec, s.BatchNorm) and not train):
@@ -142,9 +145,8 @@ def _statistics(
         sums = [(2 * batch, STATISTIC_BYTES)]
     else:  # largest logit; sum of exponentials, picked logit and plain sum; best class when scored
         positions = batch * prod(space)
-        sums = [(positions, itemsize), (3 * positions, STATISTIC_BYTES)] + [
-            (positions, STATISTIC_BYTES)
-        ] * score
+        sums = [(positions, widths_of(itemsize).parameter), (3 * positions, STATISTIC_BYTES)]
+        sums += [(positions, STATISTIC_BYTES)] * score
     for elements, size in sums:
         if elements:
             (share,) = allreduce_shares([elements], len(group), group.index(rank))
@@ -152,18 +154,18 @@ def _statistics(
 
 
 def predict_gradients(
-    placed: PlacedNetwork, rank: int, itemsize: int, bucket_bytes: int, cut: bool
+    placed: PlacedNetwork, rank: int, itemsize: int | Widths, bucket_bytes: int, cut: bool
 ) -> Traffic:
     """Return the traffic of the sums of gradients over replicas (Gholami et al. 2018, Eqs. 4 and 8)."""
-    traffic = Traffic()
-    for bucket in plan_buckets(placed, rank, bucket_bytes, itemsize):
+    traffic, width = Traffic(), widths_of(itemsize).parameter
+    for bucket in plan_buckets(placed, rank, bucket_bytes, width):
         procs = len(bucket.replicas)
         if not bucket.owed or procs < 2 or not bucket.size:
             continue
         sizes = [e.size for e in bucket.entries]
         mine = owned(sizes, procs, bucket.replicas.index(rank))
         for at, (entry, size, own) in enumerate(zip(bucket.entries, sizes, mine, strict=True)):
-            scatter, gather = (procs - 1) * own * itemsize, (size - own) * itemsize
+            scatter, gather = (procs - 1) * own * width, (size - own) * width
             if cut:
                 traffic.add(Key(entry.layer, "backward", "reduce_scatter", entry.axes), at == 0, scatter)
                 traffic.add(Key(entry.layer, "update", "allgather", entry.axes), at == 0, gather)

@@ -9,14 +9,38 @@ equal for every rank.  The convention is bytes *received* by a rank:
 | all-reduce     | the sum of both, over the balanced blocks of the buffer                    |
 
 A collective is one message for each rank that takes part.
+
+Elements are as wide as `Widths` says:
+
+| activations, their gradients, wherever they are moved as values        | `activation` |
+| the same as terms of a sum that a reduce-scatter makes; largest logits | `parameter`  |
+| gradients of parameters and their sums, parameters                     | `parameter`  |
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from gridnn.geometry.interval import Interval
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Bytes of an element: of arrays between layers, and of parameters and all sums."""
+
+    activation: int
+    parameter: int
+
+    def moved(self, collective: str) -> int:
+        """Return the bytes of an element of an activation that a collective moves."""
+        return self.parameter if collective == "reduce_scatter" else self.activation
+
+
+def widths_of(itemsize: int | Widths) -> Widths:
+    """Return the widths of a job whose elements are all alike, or those that were given."""
+    return itemsize if isinstance(itemsize, Widths) else Widths(itemsize, itemsize)
 
 
 class Key(NamedTuple):

@@ -8,6 +8,7 @@ from gridnn.cost.machine import Machine
 from gridnn.cost.patterns import sketches_of
 from gridnn.cost.tables import CostTables
 from gridnn.errors import InputError
+from gridnn.geometry.traffic import Widths
 from gridnn.network.graph import Network
 
 Degrees = tuple[int, ...]
@@ -22,9 +23,11 @@ class Job:
     batch
         Samples in a step, in `passes` of the same number or of one less.
     itemsize
-        Bytes of an element.
+        Bytes of an element of parameters and sums.
     states
         Arrays of optimizer state a parameter.
+    activation_bytes
+        Of an element of the arrays between layers; 0: as of parameters.
     """
 
     network: Network
@@ -34,6 +37,7 @@ class Job:
     passes: int = 1
     itemsize: int = 4
     states: int = 1
+    activation_bytes: int = 0
 
     def __post_init__(self) -> None:
         if self.procs < 1:
@@ -46,9 +50,14 @@ class Job:
         """Samples in one pass, the largest."""
         return -(-self.batch // self.passes)
 
+    @property
+    def widths(self) -> Widths:
+        """Bytes of elements, by what they are for."""
+        return Widths(self.activation_bytes or self.itemsize, self.itemsize)
+
     def tables(self) -> CostTables:
         """Return the cost tables of the job; what shapes decide they share with all jobs of the network."""
         return CostTables(
-            self.machine, self.per_pass, self.procs, self.itemsize, passes=self.passes, states=self.states,
+            self.machine, self.per_pass, self.procs, self.widths, passes=self.passes, states=self.states,
             sketches=sketches_of(self.network.name),
         )  # fmt: skip

@@ -98,8 +98,8 @@ def outcome(job: Job, schemes: Mapping[str, Scheme], placed: PlacedNetwork | Non
         return estimate(job, schemes)
     asked = job.network, schemes, job.per_pass, job.procs
     placed = placed or placed_on(*asked, priced_ranks(job.procs)) or place_network(*asked)
-    price = price_plan(placed, job.machine, job.itemsize, job.passes, states=job.states)
-    memory = max(predict_memory(placed, rank, job.itemsize, job.states).total_bytes for rank in price.ranks)
+    price = price_plan(placed, job.machine, job.widths, job.passes, states=job.states)
+    memory = max(predict_memory(placed, rank, job.widths, job.states).total_bytes for rank in price.ranks)
     layers = tuple(LayerOutcome(p.name, schemes[p.name], p.compute_s, p.comm_s) for p in price.layers)
     return Outcome(layers, price.overlapped_s, price.received_bytes, memory, exact=True)
 
