@@ -13,7 +13,8 @@
 //            innermost; outside all of them it is zero, which is padding.  y, dy, dx: Output, strides of N D H W, channels
 //            innermost.  w (K, T, C / groups), dw alike; partial (chunks, elements of dw)
 // Threads    block (16, 16); grid (rows / 64, columns / 64, groups), of backward_weights (k / 64, t c / 64, groups x chunks)
-// Types      real throughout; a sum has one order: the same bits every time
+// Types      x, w, y, dy, dx real; bias, partial, dw and sums wide; y and dx are rounded once.  A sum has one order: the
+//            same bits every time
 // Caller     coordinates of x count from the View's origin; `outputs` and `channels` are those of the block, divisible by
 //            groups; bias may be null
 // Reference  gridnn.compute.cpu.reference.conv
@@ -21,39 +22,40 @@
 #include "product.cuh"
 #include "view.cuh"
 
-static __device__ real load(const View& x, int n, const int at[3], int channel) {
+static __device__ wide load(const View& x, int n, const int at[3], int channel) {
     const real* found = locate(x, n, at);
-    return found ? found[channel] : (real)0;
+    return found ? widened(found[channel]) : (wide)0;
 }
 
 // The element of x that tap t of an output reads.
-static __device__ real window(const View& x, const Shape& s, const Point& out, index_t tap, int channel) {
+static __device__ wide window(const View& x, const Shape& s, const Point& out, index_t tap, int channel) {
     const Point t = point(tap, s.kernel);
     int at[3];
     for (int dim = 0; dim < 3; ++dim) at[dim] = out.at[dim] * s.stride[dim] - s.pad[dim] + t.at[dim] * s.dilation[dim];
     return load(x, out.n, at, channel);
 }
 
-extern "C" __global__ void forward(View x, const real* w, const real* bias, Output y, Shape s) {
+extern "C" __global__ void forward(View x, const real* w, const wide* bias, Output y, Shape s) {
     const index_t points = s.batch * volume(y.extent), taps = volume(s.kernel);
     const int channels = s.channels / s.groups, outputs = s.outputs / s.groups, group = blockIdx.z;
     const index_t row = (index_t)blockIdx.x * TILE, column = (index_t)blockIdx.y * TILE;
     const real* mine = w + (index_t)group * outputs * taps * channels;
-    real sum[EACH][EACH];
+    wide sum[EACH][EACH];
     tile_product<ALONG_K, ALONG_K>(
         row, column, 0, taps * channels,
-        [&](index_t r, index_t k) -> real {
+        [&](index_t r, index_t k) -> wide {
             if (r >= points) return 0;
             return window(x, s, point(r, y.extent), k / channels, group * channels + (int)(k % channels));
         },
-        [&](index_t k, index_t c) -> real { return c < outputs ? mine[c * taps * channels + k] : (real)0; }, sum);
+        [&](index_t k, index_t c) -> wide { return c < outputs ? widened(mine[c * taps * channels + k]) : (wide)0; },
+        sum);
     for (int i = 0; i < EACH; ++i)
         for (int j = 0; j < EACH; ++j) {
             const index_t r = row + threadIdx.y + SIDE * i, c = column + threadIdx.x + SIDE * j;
             if (r >= points || c >= outputs) continue;
             const int k = group * outputs + (int)c;
-            const real found = sum[i][j] + (bias ? bias[k] : (real)0);
-            y.base[offset(y, point(r, y.extent)) + k] = s.rectify && found < 0 ? (real)0 : found;
+            const wide found = sum[i][j] + (bias ? bias[k] : (wide)0);
+            y.base[offset(y, point(r, y.extent)) + k] = rounded(s.rectify && found < 0 ? (wide)0 : found);
         }
 }
 
@@ -62,10 +64,10 @@ extern "C" __global__ void backward_data(Output dy, const real* w, Output dx, Sh
     const int channels = s.channels / s.groups, outputs = s.outputs / s.groups, group = blockIdx.z;
     const index_t row = (index_t)blockIdx.x * TILE, column = (index_t)blockIdx.y * TILE;
     const real* mine = w + (index_t)group * outputs * taps * channels;
-    real sum[EACH][EACH];
+    wide sum[EACH][EACH];
     tile_product<ALONG_K, ALONG_TILE>(
         row, column, 0, taps * outputs,
-        [&](index_t r, index_t k) -> real {
+        [&](index_t r, index_t k) -> wide {
             if (r >= points) return 0;
             const Point in = point(r, dx.extent), t = point(k / outputs, s.kernel);
             Point out;
@@ -75,37 +77,39 @@ extern "C" __global__ void backward_data(Output dy, const real* w, Output dx, Sh
                 if (at < 0 || at % s.stride[dim] || at / s.stride[dim] >= dy.extent[dim]) return 0;
                 out.at[dim] = at / s.stride[dim];
             }
-            return dy.base[offset(dy, out) + group * outputs + k % outputs];
+            return widened(dy.base[offset(dy, out) + group * outputs + k % outputs]);
         },
-        [&](index_t k, index_t c) -> real {
-            return c < channels ? mine[(k % outputs * taps + k / outputs) * channels + c] : (real)0;
+        [&](index_t k, index_t c) -> wide {
+            return c < channels ? widened(mine[(k % outputs * taps + k / outputs) * channels + c]) : (wide)0;
         },
         sum);
     for (int i = 0; i < EACH; ++i)
         for (int j = 0; j < EACH; ++j) {
             const index_t r = row + threadIdx.y + SIDE * i, c = column + threadIdx.x + SIDE * j;
-            if (r < points && c < channels) dx.base[offset(dx, point(r, dx.extent)) + group * channels + c] = sum[i][j];
+            if (r >= points || c >= channels) continue;
+            dx.base[offset(dx, point(r, dx.extent)) + group * channels + c] = rounded(sum[i][j]);
         }
 }
 
-extern "C" __global__ void backward_weights(View x, Output dy, Shape s, long long points_of_a_chunk, real* partial) {
+extern "C" __global__ void backward_weights(View x, Output dy, Shape s, long long points_of_a_chunk, wide* partial) {
     const index_t points = s.batch * volume(dy.extent), taps = volume(s.kernel);
     const int channels = s.channels / s.groups, outputs = s.outputs / s.groups;
     const int group = blockIdx.z % s.groups, chunk = blockIdx.z / s.groups;
     const index_t row = (index_t)blockIdx.x * TILE, column = (index_t)blockIdx.y * TILE, width = taps * channels;
     const index_t begin = chunk * points_of_a_chunk, end = min(points, begin + points_of_a_chunk);
-    real sum[EACH][EACH];
+    wide sum[EACH][EACH];
     tile_product<ALONG_TILE, ALONG_TILE>(
         row, column, begin, end,
-        [&](index_t k, index_t p) -> real {
-            return k < outputs ? dy.base[offset(dy, point(p, dy.extent)) + group * outputs + k] : (real)0;
+        [&](index_t k, index_t p) -> wide {
+            if (k >= outputs) return 0;
+            return widened(dy.base[offset(dy, point(p, dy.extent)) + group * outputs + k]);
         },
-        [&](index_t p, index_t c) -> real {
+        [&](index_t p, index_t c) -> wide {
             if (c >= width) return 0;
             return window(x, s, point(p, dy.extent), c / channels, group * channels + (int)(c % channels));
         },
         sum);
-    real* mine = partial + ((index_t)chunk * s.groups + group) * outputs * width;
+    wide* mine = partial + ((index_t)chunk * s.groups + group) * outputs * width;
     for (int i = 0; i < EACH; ++i)
         for (int j = 0; j < EACH; ++j) {
             const index_t r = row + threadIdx.y + SIDE * i, c = column + threadIdx.x + SIDE * j;
@@ -114,9 +118,9 @@ extern "C" __global__ void backward_weights(View x, Output dy, Shape s, long lon
 }
 
 // Add up the chunks, the first first.
-extern "C" __global__ void fold(const real* partial, long long chunks, long long elements, real* dw) {
+extern "C" __global__ void fold(const wide* partial, long long chunks, long long elements, wide* dw) {
     for (index_t i = first(); i < elements; i += step()) {
-        real sum = 0;
+        wide sum = 0;
         for (index_t chunk = 0; chunk < chunks; ++chunk) sum += partial[chunk * elements + i];
         dw[i] = sum;
     }

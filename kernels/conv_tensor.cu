@@ -15,7 +15,7 @@
 // Memory     as in conv.cu: x a View; y, dy, dx: Output; w (K, T, C / groups); partial (chunks, elements of dw)
 // Threads    block (16, 16); grid (rows / 128, columns / COLUMNS, groups), of backward_weights (k / 128,
 //            t c' / COLUMNS, groups x chunks); COLUMNS is 128, or 64 with -DCOLUMNS=64
-// Types      x, w, y, dy, dx real: float (products of TF32) or unsigned short (bfloat16); bias, partial, dw float.
+// Types      x, w, y, dy, dx real: float (products of TF32) or bfloat16; bias, partial, dw float.
 //            Sums are float; y and dx are rounded once.  A sum has one order: the same bits every time
 // Devices    compute capability 8.0 and later; below, kernels trap
 // Caller     as in conv.cu; batch x points, t c' and t k' are below 2^31 - 128

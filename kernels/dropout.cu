@@ -7,7 +7,8 @@
 // Memory     x, y dense, channels innermost: N D H W C; global strides are those of C order, N C D H W
 // Threads    any one-dimensional grid; a thread takes every step()-th element
 // Types      real; the number is 53 bits, as in NumPy
-// Caller     0 <= p < 1; y may be x; key: 128 bits, low word first (gridnn.compute.random)
+// Caller     0 <= p < 1; y may be x; key: 128 bits on the device, low word first (gridnn.compute.random): it changes from
+//            pass to pass, and a captured launch keeps what it is given by value
 // Reference  gridnn.compute.random.dropout_mask
 // Source     own; Salmon et al. 2011
 #include "common.cuh"
@@ -35,9 +36,10 @@ static __device__ word philox(word counter, int output, word key0, word key1) {
     return output < 2 ? (output ? c[1] : c[0]) : (output == 2 ? c[2] : c[3]);
 }
 
-extern "C" __global__ void dropout(const real* x, real* y, long long count, Block block, unsigned long long key0,
-                                   unsigned long long key1, double p) {
-    const real factor = (real)(1.0 / (1.0 - p));
+extern "C" __global__ void dropout(const real* x, real* y, long long count, Block block,
+                                   const unsigned long long* key, double p) {
+    const word key0 = key[0], key1 = key[1];
+    const wide factor = (wide)(1.0 / (1.0 - p));
     const int order[5] = {1, 4, 3, 2, 0};  // C fastest, then W, H, D, N
     for (index_t i = first(); i < count; i += step()) {
         index_t left = i, global = 0;
@@ -48,6 +50,6 @@ extern "C" __global__ void dropout(const real* x, real* y, long long count, Bloc
         }
         const word bits = philox((word)global / 4 + 1, (int)(global % 4), key0, key1);
         const double uniform = (double)(bits >> 11) * (1.0 / 9007199254740992.0);
-        y[i] = uniform >= p ? x[i] * factor : (real)0;
+        y[i] = rounded(uniform >= p ? widened(x[i]) * factor : (wide)0);
     }
 }

@@ -6,7 +6,7 @@
 //
 // Memory     array: any strides (in elements) of up to five dims N C D H W; a box in the buffer: N D H W C, C fastest
 // Threads    grid (any, pieces): a thread takes every step()-th element of the piece blockIdx.y
-// Types      real; a sum is made in the order of the pieces, whatever the schedule
+// Types      real; a sum is wide, made in the order of the pieces, whatever the schedule, and rounded once
 // Caller     pieces on the device; lo + extent within the array; starts of pieces so that they do not meet in the buffer
 // Reference  gridnn.comm.mover.Pending._unpack (what it does with slices)
 // Source     own; one launch for all neighbours as in DistConv (Dryden et al. 2019)
@@ -87,11 +87,11 @@ extern "C" __global__ void accumulate(real* array, Strides strides, const Piece*
         for (int p = 0; p < mine && !theirs; ++p) theirs = number(pieces[p], at) >= 0;
         if (theirs) continue;
         real* element = array + offset(strides, at);
-        real sum = *element + buffer[piece.start + i];
+        wide sum = widened(*element) + widened(buffer[piece.start + i]);
         for (int p = mine + 1; p < pieces_count; ++p) {
             const index_t there = number(pieces[p], at);
-            if (there >= 0) sum += buffer[pieces[p].start + there];
+            if (there >= 0) sum += widened(buffer[pieces[p].start + there]);
         }
-        *element = sum;
+        *element = rounded(sum);
     }
 }

@@ -15,7 +15,8 @@
 //            same order; partial (chunks, 2, samples), of parameter_gradients (chunks, 2, size); statistics (samples)
 // Threads    moments, backward_sums: one to eight whole warps, grid (samples * chunks); parameter_gradients: block
 //            (32, 8), grid (size / 32, chunks of samples); the others: any one-dimensional grid, step()
-// Types      real; statistics, products and sums are double.  Sums are made in one order: the same bits every time
+// Types      x, dy, y, dx real; gamma, beta wide; statistics, products and sums double.  Sums are made in one order: the
+//            same bits every time
 // Caller     chunks * elements_of_a_chunk >= size > 0; M > 0
 // Reference  gridnn.compute.cpu.reference.norm
 // Source     own; Ba et al. 2016, equation 3
@@ -53,7 +54,7 @@ extern "C" __global__ void moments(const real* x, long long size, long long elem
     const real* sample = x + blockIdx.x / chunks * size;
     double sum = 0, squares = 0;
     for (index_t e = begin + threadIdx.x; e < end; e += blockDim.x) {
-        const double value = sample[e];
+        const double value = widened(sample[e]);
         sum += value;
         squares += value * value;
     }
@@ -61,15 +62,15 @@ extern "C" __global__ void moments(const real* x, long long size, long long elem
 }
 
 extern "C" __global__ void backward_sums(const real* x, const real* dy, const double* mean, const double* inv_std,
-                                         const real* gamma, long long size, long long elements_of_a_chunk, int chunks,
+                                         const wide* gamma, long long size, long long elements_of_a_chunk, int chunks,
                                          double* partial) {
     const index_t begin = blockIdx.x % chunks * elements_of_a_chunk, end = min(size, begin + elements_of_a_chunk);
     const index_t n = blockIdx.x / chunks, at = n * size;
     double sum = 0, products = 0;
     for (index_t e = begin + threadIdx.x; e < end; e += blockDim.x) {
-        const double g = (double)dy[at + e] * gamma[e];
+        const double g = (double)widened(dy[at + e]) * gamma[e];
         sum += g;
-        products += g * (x[at + e] - mean[n]);
+        products += g * (widened(x[at + e]) - mean[n]);
     }
     leave_chunk(sum, products * inv_std[n], partial, chunks);
 }
@@ -82,29 +83,29 @@ extern "C" __global__ void parameter_gradients(const real* x, const real* dy, co
     double sum = 0, products = 0;
     if (e < size) {
         for (index_t n = begin + threadIdx.y; n < end; n += ROWS) {
-            const double value = dy[n * size + e];
+            const double value = widened(dy[n * size + e]);
             sum += value;
-            products += value * ((x[n * size + e] - mean[n]) * inv_std[n]);
+            products += value * ((widened(x[n * size + e]) - mean[n]) * inv_std[n]);
         }
     }
     leave(sum, products, partial, size);
 }
 
-extern "C" __global__ void apply(const real* x, const double* mean, const double* inv_std, const real* gamma,
-                                 const real* beta, real* y, long long count, long long size) {
+extern "C" __global__ void apply(const real* x, const double* mean, const double* inv_std, const wide* gamma,
+                                 const wide* beta, real* y, long long count, long long size) {
     for (index_t i = first(); i < count; i += step()) {
         const index_t n = i / size, e = i - n * size;
-        y[i] = (x[i] - (real)mean[n]) * (real)inv_std[n] * gamma[e] + beta[e];
+        y[i] = rounded((widened(x[i]) - (wide)mean[n]) * (wide)inv_std[n] * gamma[e] + beta[e]);
     }
 }
 
 extern "C" __global__ void backward_apply(const real* x, const real* dy, const double* mean, const double* inv_std,
-                                          const real* gamma, const double* sums, double m, real* dx, long long count,
+                                          const wide* gamma, const double* sums, double m, real* dx, long long count,
                                           long long size) {
     const index_t samples = count / size;
     for (index_t i = first(); i < count; i += step()) {
         const index_t n = i / size, e = i - n * size;
-        const double g = (double)dy[i] * gamma[e], xhat = (x[i] - mean[n]) * inv_std[n];
-        dx[i] = (real)(inv_std[n] * (g - sums[n] / m - xhat * (sums[samples + n] / m)));
+        const double g = (double)widened(dy[i]) * gamma[e], xhat = (widened(x[i]) - mean[n]) * inv_std[n];
+        dx[i] = rounded((wide)(inv_std[n] * (g - sums[n] / m - xhat * (sums[samples + n] / m))));
     }
 }

@@ -10,7 +10,8 @@
 // Memory     x, dy, y (rows, channels), channels innermost; partial (chunks, 2, channels); sums (2, channels)
 // Threads    sums: block (32, 8), grid (channels / 32, chunks): a warp reads 32 neighbouring channels, eight rows at a
 //            time; a chunk of rows is a block's.  The others: any one-dimensional grid, step()
-// Types      real; statistics and sums are double.  Sums are made in one order: the same bits every time
+// Types      x, dy, y, dx real; gamma, beta wide; statistics and sums double.  Sums are made in one order: the same bits
+//            every time
 // Caller     y is null or of x's shape; M > 0
 // Reference  gridnn.compute.cpu.reference.norm
 // Source     own; Ioffe and Szegedy 2015
@@ -24,7 +25,7 @@ extern "C" __global__ void moments(const real* x, const double* shift, long long
     if (channel < channels) {
         const double mean = shift[channel];
         for (index_t row = begin + threadIdx.y; row < end; row += ROWS) {
-            const double centred = x[row * channels + channel] - mean;
+            const double centred = widened(x[row * channels + channel]) - mean;
             sum += centred;
             squares += centred * centred;
         }
@@ -41,30 +42,31 @@ extern "C" __global__ void backward_sums(const real* x, const real* dy, const re
     if (channel < channels) {
         for (index_t row = begin + threadIdx.y; row < end; row += ROWS) {
             const index_t i = row * channels + channel;
-            if (y && !(y[i] > 0)) continue;
-            sum += dy[i];
-            products += dy[i] * (x[i] - mean[channel]);
+            if (y && !(widened(y[i]) > 0)) continue;
+            sum += widened(dy[i]);
+            products += widened(dy[i]) * (widened(x[i]) - mean[channel]);
         }
         products *= inv_std[channel];
     }
     leave(sum, products, partial, channels);
 }
 
-extern "C" __global__ void apply(const real* x, const double* mean, const double* inv_std, const real* gamma,
-                                 const real* beta, real* y, long long count, int channels, int rectify) {
+extern "C" __global__ void apply(const real* x, const double* mean, const double* inv_std, const wide* gamma,
+                                 const wide* beta, real* y, long long count, int channels, int rectify) {
     for (index_t i = first(); i < count; i += step()) {
         const int c = (int)(i % channels);
-        const real found = (x[i] - (real)mean[c]) * (real)(inv_std[c] * gamma[c]) + beta[c];
-        y[i] = rectify && found < 0 ? (real)0 : found;
+        const wide found = (widened(x[i]) - (wide)mean[c]) * (wide)(inv_std[c] * gamma[c]) + beta[c];
+        y[i] = rounded(rectify && found < 0 ? (wide)0 : found);
     }
 }
 
 extern "C" __global__ void backward_apply(const real* x, const real* dy, const real* y, const double* mean,
-                                          const double* inv_std, const real* gamma, const double* sums, double m,
+                                          const double* inv_std, const wide* gamma, const double* sums, double m,
                                           real* dx, long long count, int channels) {
     for (index_t i = first(); i < count; i += step()) {
         const int c = (int)(i % channels);
-        const double g = y && !(y[i] > 0) ? 0.0 : (double)dy[i], xhat = (x[i] - mean[c]) * inv_std[c];
-        dx[i] = (real)(inv_std[c] * gamma[c] * (g - sums[c] / m - xhat * (sums[channels + c] / m)));
+        const double g = y && !(widened(y[i]) > 0) ? 0.0 : (double)widened(dy[i]);
+        const double xhat = (widened(x[i]) - mean[c]) * inv_std[c];
+        dx[i] = rounded((wide)(inv_std[c] * gamma[c] * (g - sums[c] / m - xhat * (sums[channels + c] / m))));
     }
 }

@@ -8,7 +8,7 @@
 // Memory     x (N, S, C) and y (N, O, C), S and O of three dims, the missing ones 1; saved like y, one byte
 // Threads    any one-dimensional grid; a thread takes every step()-th output (forward) or input (backward).  Backward
 //            gathers, so that no two threads add to one element: the same bits every time
-// Types      real
+// Types      real; sums are wide
 // Caller     product of kernel <= 256; the outs are those of the window
 // Reference  gridnn.compute.cpu.reference.pool
 // Source     own
@@ -69,7 +69,7 @@ static __device__ index_t element(const Place& p, int channels, const int extent
 extern "C" __global__ void max_forward(const real* x, real* y, unsigned char* saved, long long count, Window w) {
     for (index_t i = first(); i < count; i += step()) {
         const Place p = place(i, w.channels, w.out);
-        real best = least();
+        wide best = least();
         int won = 0, tap = 0;
         bool any = false;
         for (int a = 0; a < w.kernel[0]; ++a)
@@ -78,14 +78,14 @@ extern "C" __global__ void max_forward(const real* x, real* y, unsigned char* sa
                     const int at[3] = {reads(w, 0, p.at[0], a), reads(w, 1, p.at[1], b), reads(w, 2, p.at[2], c)};
                     if (at[0] < 0 || at[0] >= w.in[0] || at[1] < 0 || at[1] >= w.in[1] || at[2] < 0 || at[2] >= w.in[2])
                         continue;
-                    const real value = x[element(p, w.channels, w.in, at)];
+                    const wide value = widened(x[element(p, w.channels, w.in, at)]);
                     if (!any || value > best || (value != value && best == best)) {
                         best = value;
                         won = tap;
                     }
                     any = true;
                 }
-        y[i] = best;
+        y[i] = rounded(best);
         saved[i] = (unsigned char)won;
     }
 }
@@ -94,7 +94,7 @@ extern "C" __global__ void max_backward(const real* dy, const unsigned char* sav
                                         Window w) {
     for (index_t i = first(); i < count; i += step()) {
         const Place p = place(i, w.channels, w.in);
-        real sum = 0;
+        wide sum = 0;
         int tap = 0;
         for (int a = 0; a < w.kernel[0]; ++a)
             for (int b = 0; b < w.kernel[1]; ++b)
@@ -102,33 +102,33 @@ extern "C" __global__ void max_backward(const real* dy, const unsigned char* sav
                     const int at[3] = {reader(w, 0, p.at[0], a), reader(w, 1, p.at[1], b), reader(w, 2, p.at[2], c)};
                     if (at[0] < 0 || at[1] < 0 || at[2] < 0) continue;
                     const index_t o = element(p, w.channels, w.out, at);
-                    if (saved[o] == tap) sum += dy[o];
+                    if (saved[o] == tap) sum += widened(dy[o]);
                 }
-        dx[i] = sum;
+        dx[i] = rounded(sum);
     }
 }
 
 extern "C" __global__ void average_forward(const real* x, real* y, long long count, Window w, int count_pad) {
     for (index_t i = first(); i < count; i += step()) {
         const Place p = place(i, w.channels, w.out);
-        real sum = 0;
+        wide sum = 0;
         for (int a = 0; a < w.kernel[0]; ++a)
             for (int b = 0; b < w.kernel[1]; ++b)
                 for (int c = 0; c < w.kernel[2]; ++c) {
                     const int at[3] = {reads(w, 0, p.at[0], a), reads(w, 1, p.at[1], b), reads(w, 2, p.at[2], c)};
                     if (at[0] < 0 || at[0] >= w.in[0] || at[1] < 0 || at[1] >= w.in[1] || at[2] < 0 || at[2] >= w.in[2])
                         continue;
-                    sum += x[element(p, w.channels, w.in, at)];
+                    sum += widened(x[element(p, w.channels, w.in, at)]);
                 }
         const int elements = count_pad ? w.kernel[0] * w.kernel[1] * w.kernel[2] : max(1, real_elements(w, p.at));
-        y[i] = sum * ((real)1 / (real)elements);
+        y[i] = rounded(sum * ((wide)1 / (wide)elements));
     }
 }
 
 extern "C" __global__ void average_backward(const real* dy, real* dx, long long count, Window w, int count_pad) {
     for (index_t i = first(); i < count; i += step()) {
         const Place p = place(i, w.channels, w.in);
-        real sum = 0;
+        wide sum = 0;
         for (int a = 0; a < w.kernel[0]; ++a)
             for (int b = 0; b < w.kernel[1]; ++b)
                 for (int c = 0; c < w.kernel[2]; ++c) {
@@ -136,8 +136,8 @@ extern "C" __global__ void average_backward(const real* dy, real* dx, long long 
                     if (at[0] < 0 || at[1] < 0 || at[2] < 0) continue;
                     const int elements =
                         count_pad ? w.kernel[0] * w.kernel[1] * w.kernel[2] : max(1, real_elements(w, at));
-                    sum += dy[element(p, w.channels, w.out, at)] * ((real)1 / (real)elements);
+                    sum += widened(dy[element(p, w.channels, w.out, at)]) * ((wide)1 / (wide)elements);
                 }
-        dx[i] = sum;
+        dx[i] = rounded(sum);
     }
 }

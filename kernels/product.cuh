@@ -18,8 +18,8 @@ enum Along { ALONG_K, ALONG_TILE };
 
 template <Along ALONG_A, Along ALONG_B, class A, class B>
 static __device__ void tile_product(index_t row, index_t column, index_t k_begin, index_t k_end, A a, B b,
-                                    real sum[EACH][EACH]) {
-    __shared__ real held_a[DEPTH][TILE + 1], held_b[DEPTH][TILE + 1];
+                                    wide sum[EACH][EACH]) {
+    __shared__ wide held_a[DEPTH][TILE + 1], held_b[DEPTH][TILE + 1];
     const int thread = threadIdx.y * SIDE + threadIdx.x;
     for (int i = 0; i < EACH; ++i)
         for (int j = 0; j < EACH; ++j) sum[i][j] = 0;
@@ -27,12 +27,12 @@ static __device__ void tile_product(index_t row, index_t column, index_t k_begin
         for (int i = thread; i < TILE * DEPTH; i += SIDE * SIDE) {
             const int ka = ALONG_A == ALONG_K ? i % DEPTH : i / TILE, ra = ALONG_A == ALONG_K ? i / DEPTH : i % TILE;
             const int kb = ALONG_B == ALONG_K ? i % DEPTH : i / TILE, cb = ALONG_B == ALONG_K ? i / DEPTH : i % TILE;
-            held_a[ka][ra] = k + ka < k_end ? a(row + ra, k + ka) : (real)0;
-            held_b[kb][cb] = k + kb < k_end ? b(k + kb, column + cb) : (real)0;
+            held_a[ka][ra] = k + ka < k_end ? a(row + ra, k + ka) : (wide)0;
+            held_b[kb][cb] = k + kb < k_end ? b(k + kb, column + cb) : (wide)0;
         }
         __syncthreads();
         for (int d = 0; d < DEPTH; ++d) {
-            real left[EACH], right[EACH];
+            wide left[EACH], right[EACH];
             for (int i = 0; i < EACH; ++i) left[i] = held_a[d][threadIdx.y + SIDE * i];
             for (int j = 0; j < EACH; ++j) right[j] = held_b[d][threadIdx.x + SIDE * j];
             for (int i = 0; i < EACH; ++i)

@@ -7,7 +7,7 @@
 // Memory     x (positions, classes of the block), classes innermost; sums (3, positions); labels global class ids
 // Threads    blocks of whole warps, one-dimensional grid: a warp takes a position, its lanes every 32nd class; `gradient`
 //            any grid, step()
-// Types      real; sums are double.  A warp adds up in one order: the same bits every time
+// Types      x, dx real; top wide; sums are double.  A warp adds up in one order: the same bits every time
 // Caller     positions > 0; a block may have no class: then top is minus infinity
 // Reference  gridnn.compute.cpu.reference.softmax
 // Source     own
@@ -20,29 +20,29 @@ static __device__ double sum_of_warp(double value) {
     return value;
 }
 
-extern "C" __global__ void block_max(const real* x, long long positions, int classes, real* top) {
+extern "C" __global__ void block_max(const real* x, long long positions, int classes, wide* top) {
     const int lane = threadIdx.x & 31;
     for (index_t p = first() >> 5; p < positions; p += step() >> 5) {
-        real best = least();
+        wide best = least();
         for (int k = lane; k < classes; k += 32) {
-            const real value = x[p * classes + k];
+            const wide value = widened(x[p * classes + k]);
             if (value > best || value != value) best = value;  // a NaN stays: nothing is above it
         }
         for (int by = 16; by; by >>= 1) {
-            const real other = __shfl_xor_sync(ALL, best, by);
+            const wide other = __shfl_xor_sync(ALL, best, by);
             if (other > best || other != other) best = other;
         }
         if (lane == 0) top[p] = best;
     }
 }
 
-extern "C" __global__ void block_sums(const real* x, const real* top, const long long* labels, long long positions,
+extern "C" __global__ void block_sums(const real* x, const wide* top, const long long* labels, long long positions,
                                       int classes, long long first_class, double* sums) {
     const int lane = threadIdx.x & 31;
     for (index_t p = first() >> 5; p < positions; p += step() >> 5) {
         double powers = 0, plain = 0;
         for (int k = lane; k < classes; k += 32) {
-            const real below = x[p * classes + k] - top[p];
+            const wide below = widened(x[p * classes + k]) - top[p];
             powers += exp(below);
             plain += below;
         }
@@ -51,19 +51,20 @@ extern "C" __global__ void block_sums(const real* x, const real* top, const long
         if (lane == 0) {
             const index_t label = labels[p] - first_class;
             sums[p] = powers;
-            sums[positions + p] = label >= 0 && label < classes ? (double)(x[p * classes + label] - top[p]) : 0.0;
+            const bool here = label >= 0 && label < classes;
+            sums[positions + p] = here ? (double)(widened(x[p * classes + label]) - top[p]) : 0.0;
             sums[2 * positions + p] = plain;
         }
     }
 }
 
-extern "C" __global__ void gradient(const real* x, const real* top, const double* sum_exp, const long long* labels,
+extern "C" __global__ void gradient(const real* x, const wide* top, const double* sum_exp, const long long* labels,
                                     const double* weight, long long positions, int classes, long long first_class,
-                                    real others, real own, real* dx) {
+                                    wide others, wide own, real* dx) {
     for (index_t i = first(); i < positions * classes; i += step()) {
         const index_t p = i / classes;
-        real found = exp(x[i] - top[p]) * (real)(1 / sum_exp[p]) - others;
+        wide found = exp(widened(x[i]) - top[p]) * (wide)(1 / sum_exp[p]) - others;
         if (labels[p] - first_class == i % classes) found -= own;
-        dx[i] = found * (real)weight[p];
+        dx[i] = rounded(found * (wide)weight[p]);
     }
 }

@@ -9,7 +9,7 @@
 //            (samples, channels)
 // Threads    channel_sums: block (32, 8), grid (samples * chunks, channels / 32): a warp reads 32 neighbouring channels,
 //            eight rows at a time; fold: any one-dimensional grid, step()
-// Types      real; what is added up is double, in one order: the same bits every time
+// Types      x, y, masked real; sums wide; what is added up is double, in one order: the same bits every time
 // Caller     chunks * rows_of_a_chunk >= rows > 0; y and masked are null where there is no mask; masked may be x
 // Reference  gridnn.compute.cpu.reference.pool.sum_space, gridnn.compute.cpu.reference.conv.bias_gradient
 // Source     own
@@ -28,9 +28,9 @@ extern "C" __global__ void channel_sums(const real* x, const real* y, real* mask
     if (channel < channels) {
         for (index_t row = begin + row_of_threads; row < end; row += ROWS) {
             const index_t i = (sample * rows + row) * channels + channel;
-            const real value = y && !(y[i] > 0) ? (real)0 : x[i];
+            const real value = y && !(widened(y[i]) > 0) ? rounded(0) : x[i];
             if (masked) masked[i] = value;
-            sum += value;
+            sum += widened(value);
         }
     }
     held[row_of_threads][lane] = sum;
@@ -41,11 +41,11 @@ extern "C" __global__ void channel_sums(const real* x, const real* y, real* mask
     partial[(index_t)blockIdx.x * channels + channel] = sum;
 }
 
-extern "C" __global__ void fold(const double* partial, int chunks, int channels, long long elements, real* sums) {
+extern "C" __global__ void fold(const double* partial, int chunks, int channels, long long elements, wide* sums) {
     for (index_t i = first(); i < elements; i += step()) {
         const index_t start = i / channels * chunks * channels + i % channels;
         double sum = 0;
         for (int chunk = 0; chunk < chunks; ++chunk) sum += partial[start + (index_t)chunk * channels];
-        sums[i] = (real)sum;
+        sums[i] = (wide)sum;
     }
 }

@@ -3,7 +3,7 @@
 //     C (16 x 8) += A (16 x 8 words) B (8 words x 8)          of a warp
 //
 // Types      -DREAL=float: factors are rounded to TF32 (10 bits of mantissa, ties away from zero) as they are
-//            taken; -DREAL="unsigned short": they are bfloat16 already (7 bits).  Sums are float
+//            taken; -DREAL=bfloat16: they are taken as they are (7 bits).  Sums are float
 // Devices    compute capability 8.0 and later; below, the file compiles and its kernels trap
 // On a CPU   a twin moves words by shuffles, between the lanes of the PTX ISA: a wrong lane is a wrong number there
 //
@@ -16,7 +16,7 @@
 
 #include "common.cuh"
 
-static_assert(sizeof(real) <= 4, "tensor cores: REAL is float (TF32) or unsigned short (bfloat16)");
+static_assert(sizeof(real) <= 4, "tensor cores: REAL is float (TF32) or bfloat16");
 
 constexpr bool TF32 = sizeof(real) == 4;
 constexpr int VECTOR = 16 / (int)sizeof(real);  // elements that are moved at once
@@ -84,7 +84,10 @@ static __device__ __forceinline__ void load_matrices(unsigned to[4], const real*
         if (TRANSPOSED) {
             const real* low = __shfl_sync(~0u, row, 8 * i + 2 * t);
             const real* high = __shfl_sync(~0u, row, 8 * i + 2 * t + 1);
-            to[i] = (unsigned)low[g] | (unsigned)high[g] << 16;
+            unsigned short two[2];
+            memcpy(two, low + g, 2);
+            memcpy(two + 1, high + g, 2);
+            to[i] = two[0] | (unsigned)two[1] << 16;
         } else {
             const real* from = __shfl_sync(~0u, row, 8 * i + g);
             memcpy(&to[i], from + t * (4 / sizeof(real)), 4);
@@ -102,14 +105,6 @@ static __device__ __forceinline__ unsigned tf32(unsigned bits) {
     const bool number = (bits & 0x7fffffffu) <= 0x7f800000u;
     return number ? (bits + 0x1000u) & ~0x1fffu : 0x7fffffffu;
 #endif
-}
-
-// A sum as an element: itself, or the nearest bfloat16, the even one between two.
-static __device__ __forceinline__ real rounded(float sum) {
-    if (TF32) return (real)sum;
-    const unsigned bits = __float_as_uint(sum);
-    const bool number = (bits & 0x7fffffffu) <= 0x7f800000u;
-    return (real)(number ? (bits + 0x7fffu + (bits >> 16 & 1)) >> 16 : 0x7fffu);
 }
 
 // Start to copy a vector into shared memory, both aligned to 16: `count` elements of it, the others are zero.

@@ -29,7 +29,7 @@ struct Piece {
 static __device__ __forceinline__ void bring(real* to, const Piece& piece) {
     if (!((unsigned long long)piece.at & 15)) return start_copy(to, piece.at, piece.count);
 #pragma unroll 2  // more would take registers from all
-    for (int i = 0; i < VECTOR; ++i) to[i] = i < piece.count ? piece.at[i] : (real)0;
+    for (int i = 0; i < VECTOR; ++i) to[i] = i < piece.count ? piece.at[i] : rounded(0);
 }
 
 // How a factor lies in memory: contiguous along k, or along the other index.
@@ -87,7 +87,7 @@ static __device__ __forceinline__ void take_rows(unsigned to[4], const Held<ALON
         load_matrices<true>(to, held.at(row + middle, k + low + high * 8));
     else
         for (int r = 0; r < 4; ++r)
-            to[r] = __float_as_uint(*held.at(row + lane / 4 + r % 2 * 8, k + lane % 4 + r / 2 * 4));
+            to[r] = __float_as_uint(widened(*held.at(row + lane / 4 + r % 2 * 8, k + lane % 4 + r / 2 * 4)));
     for (int r = 0; TF32 && r < 4; ++r) to[r] = tf32(to[r]);
 }
 
@@ -102,7 +102,7 @@ static __device__ __forceinline__ void take_columns(unsigned to[4], const Held<A
         load_matrices<true>(to, held.at(column + high, k + low + middle * 8));
     else
         for (int r = 0; r < 4; ++r)
-            to[r] = __float_as_uint(*held.at(column + lane / 4 + r / 2 * 8, k + lane % 4 + r % 2 * 4));
+            to[r] = __float_as_uint(widened(*held.at(column + lane / 4 + r / 2 * 8, k + lane % 4 + r % 2 * 4)));
     for (int r = 0; TF32 && r < 4; ++r) to[r] = tf32(to[r]);
 }
 

@@ -12,7 +12,7 @@
 // Memory     x, dx (N, S, C) and y, dy (N, O, C), S and O of three dims, the missing ones 1; channels innermost
 // Threads    any one-dimensional grid; a thread takes every step()-th output (forward) or input (backward).  Backward
 //            gathers, so that no two threads add to one element: the same bits every time
-// Types      real; rows and weights are found with integers, so that every grid has the same
+// Types      real; sums and weights are wide; rows and weights are found with integers, so that every grid has the same
 // Caller     the block of the input holds every row that the block of the output reads
 // Reference  gridnn.compute.cpu.reference.upsample
 // Source     own
@@ -58,20 +58,20 @@ extern "C" __global__ void nearest_backward(const real* dy, real* dx, long long 
             const index_t begin = (index_t)(p.at[dim] + r.in_start[dim]) * r.factor[dim];
             rows[dim] = within(r, dim, begin, begin + r.factor[dim]);
         }
-        real sum = 0;
+        wide sum = 0;
         Point o = p;
         for (o.at[0] = rows[0].lo; o.at[0] < rows[0].hi; ++o.at[0])
             for (o.at[1] = rows[1].lo; o.at[1] < rows[1].hi; ++o.at[1])
                 for (o.at[2] = rows[2].lo; o.at[2] < rows[2].hi; ++o.at[2])
-                    sum += dy[element(o, (int)(i % r.channels), r.channels, r.out)];
-        dx[i] = sum;
+                    sum += widened(dy[element(o, (int)(i % r.channels), r.channels, r.out)]);
+        dx[i] = rounded(sum);
     }
 }
 
 // What an output mixes in one dim: two rows of the block of the input, which may be one, and the weight of the second.
 struct Mix {
     int row[2];
-    real weight;
+    wide weight;
 };
 
 // Where an output lies in the input, in parts of 1 / period of a row.
@@ -84,20 +84,20 @@ static __device__ __forceinline__ index_t place(const Rows& r, int dim, int out)
 static __device__ Mix mix(const Rows& r, int dim, int out) {
     const index_t at = place(r, dim, out), row = at / period(r, dim), rest = at - row * period(r, dim);
     const int local = (int)row - r.in_start[dim];
-    return {{local, rest && row + 1 < r.in_size[dim] ? local + 1 : local}, (real)rest / (real)period(r, dim)};
+    return {{local, rest && row + 1 < r.in_size[dim] ? local + 1 : local}, (wide)rest / (wide)period(r, dim)};
 }
 
-static __device__ __forceinline__ real mixed(real one, real other, real weight) { return one + (other - one) * weight; }
+static __device__ __forceinline__ wide mixed(wide one, wide other, wide weight) { return one + (other - one) * weight; }
 
 // The input mixed in the dims before `Dim` at the point p; a row that weighs nothing, or is the same, is not read.
 template <int Dim>
-static __device__ real read(const real* x, const Rows& r, const Mix m[3], Point p, int channel) {
+static __device__ wide read(const real* x, const Rows& r, const Mix m[3], Point p, int channel) {
     if constexpr (Dim == 0) {
-        return x[element(p, channel, r.channels, r.in)];
+        return widened(x[element(p, channel, r.channels, r.in)]);
     } else {
         const Mix& here = m[Dim - 1];
         p.at[Dim - 1] = here.row[0];
-        const real one = read<Dim - 1>(x, r, m, p, channel);
+        const wide one = read<Dim - 1>(x, r, m, p, channel);
         if (here.row[1] == here.row[0]) return one;
         p.at[Dim - 1] = here.row[1];
         return mixed(one, read<Dim - 1>(x, r, m, p, channel), here.weight);
@@ -108,7 +108,7 @@ extern "C" __global__ void linear_forward(const real* x, real* y, long long coun
     for (index_t i = first(); i < count; i += step()) {
         const Point p = point(i / r.channels, r.out);
         const Mix m[3] = {mix(r, 0, p.at[0]), mix(r, 1, p.at[1]), mix(r, 2, p.at[2])};
-        y[i] = read<3>(x, r, m, p, (int)(i % r.channels));
+        y[i] = rounded(read<3>(x, r, m, p, (int)(i % r.channels)));
     }
 }
 
@@ -126,28 +126,28 @@ static __device__ Span mixers(const Rows& r, int dim, int in) {
 }
 
 // What an input weighs in one of its mixers.
-static __device__ real weight(const Rows& r, int dim, int in, int out) {
+static __device__ wide weight(const Rows& r, int dim, int in, int out) {
     const index_t i = in + r.in_start[dim], off = place(r, dim, out) - i * period(r, dim);
-    if (off < 0) return (real)(off + period(r, dim)) / (real)period(r, dim);
-    return i + 1 < r.in_size[dim] ? 1 - (real)off / (real)period(r, dim) : (real)1;
+    if (off < 0) return (wide)(off + period(r, dim)) / (wide)period(r, dim);
+    return i + 1 < r.in_size[dim] ? 1 - (wide)off / (wide)period(r, dim) : (wide)1;
 }
 
 extern "C" __global__ void linear_backward(const real* dy, real* dx, long long count, Rows r) {
     for (index_t i = first(); i < count; i += step()) {
         const Point p = point(i / r.channels, r.in);
         const Span rows[3] = {mixers(r, 0, p.at[0]), mixers(r, 1, p.at[1]), mixers(r, 2, p.at[2])};
-        real sum = 0;
+        wide sum = 0;
         Point o = p;
         for (o.at[0] = rows[0].lo; o.at[0] < rows[0].hi; ++o.at[0]) {
-            const real of_depth = weight(r, 0, p.at[0], o.at[0]);
+            const wide of_depth = weight(r, 0, p.at[0], o.at[0]);
             for (o.at[1] = rows[1].lo; o.at[1] < rows[1].hi; ++o.at[1]) {
-                const real of_row = of_depth * weight(r, 1, p.at[1], o.at[1]);
+                const wide of_row = of_depth * weight(r, 1, p.at[1], o.at[1]);
                 for (o.at[2] = rows[2].lo; o.at[2] < rows[2].hi; ++o.at[2]) {
                     const index_t at = element(o, (int)(i % r.channels), r.channels, r.out);
-                    sum += of_row * weight(r, 2, p.at[2], o.at[2]) * dy[at];
+                    sum += of_row * weight(r, 2, p.at[2], o.at[2]) * widened(dy[at]);
                 }
             }
         }
-        dx[i] = sum;
+        dx[i] = rounded(sum);
     }
 }

@@ -1,7 +1,7 @@
 """What compute offers, one subject a protocol: plain functions whose first argument is an engine.
 
     subject      gridnn.compute.cpu          gridnn.compute.gpu
-    conv         own kernels, oneDNN, NumPy  kernels/conv.cu, cuBLAS for 1 x 1
+    conv         own kernels, oneDNN, NumPy  own kernels, cuDNN, cuBLAS for 1 x 1
     linear       BLAS, oneDNN                cuBLAS
     pool, norm,  own kernels, NumPy          kernels/*.cu
     pointwise,
@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from gridnn.compute.cpu import conv, layer_norm, linear, norm, pointwise, pool, softmax, update, upsample
@@ -59,6 +60,10 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """What computes, in words."""
+        ...
+
+    def activations(self, dtype: DTypeLike) -> np.dtype[Any]:
+        """Return the type of the arrays between layers whose parameters are of a dtype."""
         ...
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Array:

@@ -65,6 +65,10 @@ class Engine:
         """Return the compiled kernels if they compute in `dtype`."""
         return self.native if dtype.char in "fd" and dtype.isnative else None
 
+    def activations(self, dtype: DTypeLike) -> np.dtype[Any]:
+        """Return the type of the arrays between layers whose parameters are of a dtype: the same."""
+        return np.dtype(dtype)
+
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
         """Return an array of logical shape (N, C, *S) from the engine's memory."""
         return self.memory.empty(shape, dtype)

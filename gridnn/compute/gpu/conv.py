@@ -7,7 +7,8 @@ dims.  Transposed convolution is `backward_data` read forwards.
 |-----------------|------------------------------------------|------------------------------------------------|
 | matrix product  | a window of one element, stride 1, no    | x and dy dense; the result is copied to an     |
 |                 | pads, one group, dense factors           | `out` with gaps                                |
-| conv_tensor.cu  | float32 on an engine of precision "tf32" | x, dy and `out` may have gaps; x in parts as   |
+| cuDNN           | what `choice` gives it                   | x, dy and `out` may have gaps, no parts        |
+| conv_tensor.cu  | bfloat16; float32 on an engine of "tf32" | x, dy and `out` may have gaps; x in parts as   |
 |                 | and groups that are wide (`provider`)    | received, nothing copied together              |
 | conv.cu         | everything else                          | the same                                       |
 
@@ -19,6 +20,8 @@ dims.  Transposed convolution is `backward_data` read forwards.
 
 What cuBLAS computes in is CuPy's to say, for a whole process and from its environment (CUPY_TF32=1).  That is left
 alone: without it matrix products are exact to float32 on an engine of any precision.
+
+cuDNN may compute what is no matrix product, where it is installed and asked for: `choice` says when and how.
 
 Where the weights are few the gradient by them is summed in chunks of positions, so that enough blocks are busy; their
 number follows from the shapes alone, and chunks are added up in their order: the same bits every time.
@@ -33,12 +36,15 @@ import numpy as np
 
 from gridnn.compute.cpu.memory import innermost, is_dense
 from gridnn.compute.cpu.window import Window
+from gridnn.compute.gpu.cudnn_engine import compute
+from gridnn.compute.gpu.dense import plain as plain_vector
 from gridnn.compute.gpu.device import Array
 from gridnn.compute.gpu.engine import Engine
 from gridnn.compute.gpu.linear import product, settle, share_of
 from gridnn.compute.gpu.pointwise import add_bias
 from gridnn.compute.gpu.provider import provider_of
 from gridnn.compute.gpu.view import Ints, Parts, grid, output, points, readable, runs, shape, view
+from gridnn.compute.storage import wide_of
 
 BLOCKS = 512
 """Blocks that the gradient by the weights is cut into: some for each multiprocessor of a large device."""
@@ -78,13 +84,17 @@ def forward(
         product(engine, _rows(x), _rows(w).T, _rows(target))
         add_bias(engine, target, bias, relu=relu)
     else:
-        bias = None if bias is None else engine.fitted(bias, x)
-        told, columns = shape(size[0], size[1], w.shape[0], groups, window, relu), w.shape[0] // groups
-        provider = provider_of(engine.precision, x.dtype, w.shape, groups, points(y), columns)
-        provider.launch(
-            engine, "forward", grid(points(y), columns, groups, provider.tile),
-            [view(engine.device, x), w, bias, output(engine.device, target), told], x.dtype,
-        )  # fmt: skip
+        added = None if bias is None else plain_vector(engine, bias, wide_of(x.dtype))
+
+        def own() -> None:
+            told, columns = shape(size[0], size[1], w.shape[0], groups, window, relu), w.shape[0] // groups
+            provider = provider_of(engine.precision, x.dtype, w.shape, groups, points(y), columns)
+            provider.launch(
+                engine, "forward", grid(points(y), columns, groups, provider.tile),
+                [view(engine.device, x), w, added, output(engine.device, target), told], x.dtype,
+            )  # fmt: skip
+
+        compute(engine, "forward", {"x": x, "w": w, "y": target, "bias": added}, window, own, relu)
     if target is not y:
         engine.copy(target, y)
     return y
@@ -111,12 +121,16 @@ def backward_data(
     if plain:
         product(engine, _rows(dy), _rows(w), _rows(target))
     else:
-        told = shape(dx.shape[0], dx.shape[1], w.shape[0], groups, window)
-        provider = provider_of(engine.precision, dy.dtype, w.shape, groups, points(dx), w.shape[1])
-        provider.launch(
-            engine, "backward_data", grid(points(dx), w.shape[1], groups, provider.tile),
-            [output(engine.device, dy), w, output(engine.device, target), told], dy.dtype,
-        )  # fmt: skip
+
+        def own() -> None:
+            told = shape(dx.shape[0], dx.shape[1], w.shape[0], groups, window)
+            provider = provider_of(engine.precision, dy.dtype, w.shape, groups, points(dx), w.shape[1])
+            provider.launch(
+                engine, "backward_data", grid(points(dx), w.shape[1], groups, provider.tile),
+                [output(engine.device, dy), w, output(engine.device, target), told], dy.dtype,
+            )  # fmt: skip
+
+        compute(engine, "backward_data", {"x": target, "w": w, "y": dy}, window, own)
     if target is not dx:
         engine.copy(target, dx)
     return dx
@@ -148,7 +162,15 @@ def backward_weights(
     if _plain(x, window, groups):
         product(engine, _rows(engine.fitted(dy, x)).T, _rows(x), _rows(share))
     else:
-        _weigh(engine, x, readable(engine, dy, x), window, groups, share)
+        near = readable(engine, dy, x)
+        arrays = {"x": x, "w": share, "y": near}
+        compute(
+            engine,
+            "backward_weights",
+            arrays,
+            window,
+            lambda: _weigh(engine, x, near, window, groups, share),
+        )
     settle(engine, share, dw, add)
 
 
@@ -167,7 +189,7 @@ def _weigh(
     tiles = grid(share.shape[0] // groups, width, groups, provider.tile)
     chunk = chunk_of(positions, prod(tiles))
     chunks = -(-positions // chunk)
-    partial = share if chunks == 1 else engine.empty((chunks, share.size), x.dtype)
+    partial = share if chunks == 1 else engine.empty((chunks, share.size), share.dtype)
     told = shape(size[0], size[1], share.shape[0], groups, window)
     provider.launch(
         engine, "backward_weights", (*tiles[:2], groups * chunks),

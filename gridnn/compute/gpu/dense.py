@@ -5,6 +5,8 @@ A kernel is given an address and asks nothing, so every array goes through here 
     blocks (N, C, *S)                   channels innermost      Engine.fitted to read, `target` and `settled` to write
     vectors, labels, sums, positions    in the order of their   `plain`
                                         dims
+
+Where there is no kernel, plain operations go over a `widened` array: nothing is computed in bfloat16.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from numpy.typing import DTypeLike
 from gridnn.compute.cpu.memory import is_dense
 from gridnn.compute.gpu.device import Array
 from gridnn.compute.gpu.engine import Engine
+from gridnn.compute.storage import wide_of
 
 
 def target(engine: Engine, shape: Sequence[int], dtype: DTypeLike, out: Array | None) -> Array:
@@ -33,6 +36,16 @@ def settled(engine: Engine, y: Array, out: Array | None) -> Array:
         return y
     engine.copy(y, out)
     return out
+
+
+def widened(engine: Engine, x: Array) -> Array:
+    """Return a block in the dtype that is computed in: itself, or of bfloat16 a copy in float32."""
+    wide = wide_of(x.dtype)
+    if x.dtype == wide:
+        return x
+    copy = engine.empty(x.shape, wide)
+    engine.copy(x, copy)
+    return copy
 
 
 def blank(engine: Engine, shape: Sequence[int], dtype: DTypeLike) -> Array:

@@ -14,20 +14,25 @@ that memory is short.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from gridnn.compute.gpu.found import Load, bind, device_of, find_devices, local_rank
+from gridnn.compute.gpu.gemm import product as narrow_product
+from gridnn.compute.gpu.graph import Call, CaptureError, Graph, Graphs, Later, Recorder, Sent, Varying
 from gridnn.compute.gpu.room import Room, limit_of, no_room
 from gridnn.compute.gpu.source import Kernel, kernels_of, pack, read_source
+from gridnn.compute.storage import BFLOAT16
 from gridnn.errors import InputError
 
 Array = Any
 """An array of a device, or of the host: what NumPy and CuPy have in common."""
-WORDS = {"f": "float", "d": "double"}
+WORDS = {"f": "float", "d": "double", "E": "bfloat16"}
 """What `real` is called in a kernel, by the dtype's character."""
 
 
@@ -40,7 +45,14 @@ class Device(Protocol):
         The device in words.
     capability
         Its compute capability: what instructions it has.
+    graphs
+        What the run wants of graphs; set by who opened the device.
+    varying
+        Numbers that change from step to step, where kernels read them.
     """
+
+    graphs: Graphs
+    varying: Varying
 
     @property
     def name(self) -> str:
@@ -97,7 +109,7 @@ class Device(Protocol):
         arguments
             Arrays of the device, None for no array, numbers, and size-one structures; cast to what the kernel declares.
         dtype
-            What `real` is: float32 or float64.
+            What `real` is: float32, float64 or bfloat16.
         shared_bytes
             Shared memory of a block beside what the kernel declares.
         defines
@@ -106,11 +118,36 @@ class Device(Protocol):
         ...
 
     def matmul(self, a: Array, b: Array, out: Array) -> None:
-        """Compute the matrix product of two arrays into a third."""
+        """Compute the matrix product of two arrays into a third: of their dtype, or float32 where they are bfloat16."""
         ...
 
     def synchronize(self) -> None:
         """Wait until all that was started is done."""
+        ...
+
+    def read_later(self, array: Array) -> Later:
+        """Start to copy a contiguous array to the host, and return at once."""
+        ...
+
+    @property
+    def capturing(self) -> bool:
+        """Whether operations are captured: written down in place of done."""
+        ...
+
+    def capture(self, work: Call) -> Graph:
+        """Capture what `work` starts; nothing of it is done before the graph is launched.
+
+        Raises
+        ------
+        CaptureError
+            If the host waits in it, or copies something to the device.
+        MemoryShortError
+            Where there is no room for its arrays, which are the graph's from then on.
+        """
+        ...
+
+    def between(self, call: Call) -> None:
+        """Call something now; while capturing not now, but at this place of every launch of the graph."""
         ...
 
 
@@ -203,9 +240,13 @@ class CupyDevice:
             self._pool.set_limit(size=self.room.limit_bytes)
         self._cupy.cuda.set_allocator(self._allocate)
         self._functions: dict[tuple[str, str, tuple[str, ...]], dict[str, tuple[Kernel, Any]]] = {}
+        self.graphs: Graphs = "off"
+        self.varying = Varying(self)
+        self._recorder: Recorder | None = None
+        self._kept: WeakSet[Graph] = WeakSet()
 
-    def _allocate(self, nbytes: int) -> Any:
-        """Return memory of CuPy's pool, for CuPy.
+    def _allocate(self, nbytes: int, pool: Any = None) -> Any:
+        """Return memory of CuPy's pool, or of another, for CuPy.
 
         Raises
         ------
@@ -213,7 +254,7 @@ class CupyDevice:
             Where the pool has nothing left; it has let go before of all that nobody uses.
         """
         try:
-            return self._pool.malloc(nbytes)
+            return (self._pool if pool is None else pool).malloc(nbytes)
         except self._cupy.cuda.memory.OutOfMemoryError:
             raise no_room(nbytes, self.used_bytes, self.room, self.name) from None
 
@@ -235,15 +276,18 @@ class CupyDevice:
 
     def from_host(self, array: NDArray[Any]) -> Array:
         """Return a copy of a host's contiguous array on the device."""
+        self._refuse("an array of the host is copied to the device")
         return self._cupy.asarray(array)
 
     def to_host(self, array: Array, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return a copy of a contiguous array on the host."""
+        self._refuse("the host reads an array of the device")
         found: NDArray[Any] = self._cupy.asnumpy(array, out=out)
         return found
 
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
         """Return bytes of the host that the system does not move."""
+        self._refuse("memory of the host is pinned")
         return np.frombuffer(self._cupy.cuda.alloc_pinned_memory(nbytes), np.uint8, nbytes)
 
     def holds(self, array: Array) -> bool:
@@ -252,8 +296,13 @@ class CupyDevice:
 
     @property
     def used_bytes(self) -> int:
-        """Bytes that CuPy's pool has lent."""
-        return int(self._pool.used_bytes())
+        """Bytes that CuPy's pool has lent, and those of graphs: what they have got, for they keep it."""
+        capturing = 0 if self._recorder is None else int(self._recorder.pool.total_bytes())
+        return int(self._pool.used_bytes()) + capturing + self._graph_bytes
+
+    @property
+    def _graph_bytes(self) -> int:
+        return sum(graph.nbytes for graph in self._kept)
 
     def address(self, array: Array) -> int:
         """Return where an array's first element is on the device."""
@@ -275,9 +324,64 @@ class CupyDevice:
         function(tuple(grid), tuple(block), tuple(pack(declared, arguments, real)), shared_mem=shared_bytes)
 
     def matmul(self, a: Array, b: Array, out: Array) -> None:
-        """Compute the matrix product by cuBLAS."""
-        self._cupy.matmul(a, b, out=out)
+        """Compute the matrix product by cuBLAS, which CuPy does not let be captured."""
+        if a.dtype.name == BFLOAT16:
+            self.between(partial(narrow_product, self._cupy, a, b, out))
+        else:
+            self.between(partial(self._cupy.matmul, a, b, out=out))
 
     def synchronize(self) -> None:
         """Wait for CuPy's current stream."""
+        self._refuse("the host waits for the device")
         self._cupy.cuda.get_current_stream().synchronize()
+
+    def read_later(self, array: Array) -> Later:
+        """Copy to pinned memory on CuPy's current stream, and note there when that is done."""
+        host = self.pinned(array.nbytes).view(array.dtype).reshape(array.shape)
+        self._cupy.asnumpy(array, out=host, blocking=False)
+        event = self._cupy.cuda.Event(disable_timing=True)
+        event.record()
+        return Sent(host, event.synchronize)
+
+    @property
+    def capturing(self) -> bool:
+        """Whether operations are captured."""
+        return self._recorder is not None
+
+    def capture(self, work: Call) -> Graph:
+        """Capture by a stream of CuPy's; the graph may take memory of the pool that nobody uses any more."""
+        assert self._recorder is None, "a capture within a capture"
+        self._pool.free_all_blocks()
+        recorder, limit = Recorder(self._cupy), self.room.limit_bytes
+        if limit is not None:  # at least 1, for to CuPy 0 is none
+            recorder.pool.set_limit(size=max(1, limit - self._graph_bytes - int(self._pool.total_bytes())))
+        self._recorder = recorder
+        try:
+            with self._cupy.cuda.using_allocator(
+                partial(self._allocate, pool=recorder.pool)
+            ):  # of this thread
+                graph = recorder.record(work)
+        finally:
+            self._recorder = None
+        self._kept.add(graph)
+        if limit is not None:
+            self._pool.set_limit(size=max(1, limit - self._graph_bytes))
+        return graph
+
+    def between(self, call: Call) -> None:
+        """Call now, or between two graphs of CUDA."""
+        if self._recorder is None:
+            call()
+        else:
+            self._recorder.between(call)
+
+    def _refuse(self, what: str) -> None:
+        """Refuse what CUDA would answer by giving the capture up, or by keeping an address that others get.
+
+        Raises
+        ------
+        CaptureError
+            While capturing.
+        """
+        if self._recorder is not None:
+            raise CaptureError(what)

@@ -6,26 +6,39 @@ whose first argument is an engine.  Arrays are (N, C, *S) with channels innermos
     host  --take-->  device: empty, zeros, kernels, products  --give-->  host
 
 Kernels read dense arrays, convolution and messages any strides; what is not dense is copied first, and counted.
+
+    precision   factors of wide       arrays between   weights a layer     parameters, their gradients, the optimizer's
+                convolutions          layers           multiplies by       state, statistics, losses, sums over ranks
+    float32     float32               float32          float32             float32
+    tf32        TF32: 10 bits of 23   float32          float32             float32
+    bf16        bfloat16: 7 bits      bfloat16         a bfloat16 copy     float32
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from gridnn.compute.cpu.memory import innermost, is_dense, logical, shaped
-from gridnn.compute.gpu.device import Array, Device
+from gridnn.compute.gpu.device import WORDS, Array, Device
 from gridnn.compute.gpu.room import Room
+from gridnn.compute.storage import bfloat16
 from gridnn.errors import InputError
 
-Precision = Literal["float32", "tf32"]
-"""What the factors of convolutions in float32 are rounded to; sums and all that is stored stay float32."""
+Precision = Literal["float32", "tf32", "bf16"]
+"""What training in float32 computes in on a device; see the table above."""
 TENSOR_CORES = (8, 0)
-"""The first compute capability whose tensor cores take TF32."""
+"""The first compute capability whose tensor cores take TF32 and bfloat16."""
+
+SAID: Mapping[Precision, str] = MappingProxyType(
+    {"float32": "", "tf32": ", wide convolutions in TF32", "bf16": ", arrays between layers in BF16"}
+)
+"""What the name of an engine says of its precision."""
 
 THREADS = 256
 """Threads of a block in kernels that walk a range."""
@@ -69,7 +82,8 @@ class Engine:
     ----------
     precision
         "tf32": convolutions in float32 may run on tensor cores, which leave 10 bits of a factor's mantissa; `conv` says
-        which do.  What computes in float64 is not touched.
+        which do.  "bf16": so may those in bfloat16, which `activations` says layers give each other.  What computes in
+        float64 is not touched.
     room
         The device's memory, as far as it is this rank's.
 
@@ -83,18 +97,19 @@ class Engine:
     Raises
     ------
     InputError
-        If the device has no tensor cores for a precision that needs them.
+        If the device has no tensor cores for a precision that needs them, or bfloat16 has no dtype here.
     """
 
     where = "gpu"
 
     def __init__(self, device: Device, precision: Precision = "float32", room: Room | None = None) -> None:
-        if precision == "tf32" and device.capability < TENSOR_CORES:
+        if precision != "float32" and device.capability < TENSOR_CORES:
             has, needed = (".".join(map(str, c)) for c in (device.capability, TENSOR_CORES))
             raise InputError(
-                f'compute.precision = "tf32" needs a device of compute capability {needed} or later; {device.name} has '
-                f'{has}.  Take another device, or compute.precision = "float32"'
+                f'compute.precision = "{precision}" needs a device of compute capability {needed} or later; '
+                f'{device.name} has {has}.  Take another device, or compute.precision = "float32"'
             )
+        self._narrow = bfloat16() if precision == "bf16" else None
         self.device, self.memory, self.precision = device, Memory(device), precision
         self.room: Room = room or Room()
         self.said: tuple[str, ...] = ()
@@ -103,7 +118,12 @@ class Engine:
     @property
     def name(self) -> str:
         """What computes, in words."""
-        return self.device.name + (", wide convolutions in TF32" if self.precision == "tf32" else "")
+        return self.device.name + SAID[self.precision]
+
+    def activations(self, dtype: DTypeLike) -> np.dtype[Any]:
+        """Return the type of the arrays between layers whose parameters are of a dtype."""
+        own = np.dtype(dtype)
+        return own if self._narrow is None or own != np.float32 else self._narrow
 
     def empty(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
         """Return an array of logical shape (N, C, *S) on the device."""
@@ -158,3 +178,8 @@ class Engine:
 def supported(dtype: DTypeLike) -> bool:
     """Return whether kernels compute in a dtype."""
     return np.dtype(dtype).char in "fd"
+
+
+def stored(dtype: DTypeLike) -> bool:
+    """Return whether kernels read and write arrays of a dtype."""
+    return np.dtype(dtype).char in WORDS

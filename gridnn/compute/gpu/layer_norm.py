@@ -24,6 +24,7 @@ from gridnn.compute.gpu.dense import blank, plain, settled, target
 from gridnn.compute.gpu.device import Array
 from gridnn.compute.gpu.engine import Engine
 from gridnn.compute.gpu.sums import LANES, MOST_CHUNKS, ROWS, rows_of_a_chunk
+from gridnn.compute.storage import wide_of
 
 Statistics = tuple[Array, Array] | Array  # mean and 1 / standard deviation, (N,) each or (2, N)
 
@@ -95,7 +96,7 @@ def parameter_gradients(engine: Engine, x: Array, statistics: Statistics, dy: Ar
     else:
         sums[...] = 0
     # Rows of elements in the order of a sample, seen as two samples.
-    of_beta, of_gamma = logical(sums.astype(dy.dtype).reshape(2, *x.shape[2:], x.shape[1]))
+    of_beta, of_gamma = logical(sums.astype(wide_of(dy.dtype)).reshape(2, *x.shape[2:], x.shape[1]))
     return of_gamma, of_beta
 
 
@@ -123,7 +124,7 @@ def _summed(engine: Engine, kernel: str, x: Array, arguments: list[Array]) -> Ar
 
 def _elements(engine: Engine, parameter: Array, x: Array) -> Array:
     """Return a parameter (C, *S) in the order of the elements of a sample of x: space, then channels."""
-    return plain(engine, parameter.transpose(*range(1, parameter.ndim), 0), x.dtype)
+    return plain(engine, parameter.transpose(*range(1, parameter.ndim), 0), wide_of(x.dtype))
 
 
 def _statistics(engine: Engine, statistics: Statistics) -> list[Array]:

@@ -1,4 +1,7 @@
-"""The linear layer of a block: x (N, C), w (K, C), y (N, K), by matrix products of cuBLAS."""
+"""The linear layer of a block: x (N, C), w (K, C), y (N, K), by matrix products of cuBLAS.
+
+Of bfloat16 x and w the gradient by w is float32: what is added up over ranks and updated is never rounded.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from gridnn.compute.cpu.memory import is_dense
 from gridnn.compute.gpu.device import Array
 from gridnn.compute.gpu.engine import Engine
 from gridnn.compute.gpu.pointwise import add_bias
+from gridnn.compute.storage import wide_of
 
 
 def forward(engine: Engine, x: Array, w: Array, *, bias: Array | None = None, relu: bool = False) -> Array:
@@ -30,7 +34,10 @@ def backward_weights(engine: Engine, x: Array, dy: Array, dw: Array, *, add: boo
 
 
 def product(engine: Engine, a: Array, b: Array, out: Array) -> None:
-    """Compute a b into a dense `out`; a and b are dense, or the transpose of what is, and of the dtype of `out`."""
+    """Compute a b into a dense `out`; a and b are dense, or the transpose of what is.
+
+    `out` is of their dtype, or float32 where that is bfloat16.
+    """
     if a.shape[1]:
         if out.size:
             engine.device.matmul(a, b, out)
@@ -39,9 +46,10 @@ def product(engine: Engine, a: Array, b: Array, out: Array) -> None:
 
 
 def share_of(engine: Engine, x: Array, dw: Array, add: bool) -> Array:
-    """Return where a gradient by the weights is computed: dw itself if it is replaced, dense and of the dtype of x."""
-    own = not add and dw.dtype == x.dtype and is_dense(dw)
-    return dw if own else engine.empty(dw.shape, x.dtype)
+    """Return where a gradient by the weights is computed, wide: dw itself if it is replaced, dense and that wide."""
+    wide = wide_of(x.dtype)
+    own = not add and dw.dtype == wide and is_dense(dw)
+    return dw if own else engine.empty(dw.shape, wide)
 
 
 def settle(engine: Engine, share: Array, dw: Array, add: bool) -> None:

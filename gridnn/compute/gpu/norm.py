@@ -22,6 +22,7 @@ from gridnn.compute.gpu.dense import blank, plain, settled, target
 from gridnn.compute.gpu.device import Array
 from gridnn.compute.gpu.engine import Engine
 from gridnn.compute.gpu.sums import LANES, ROWS, rows_of_a_chunk
+from gridnn.compute.storage import wide_of
 
 Statistics = tuple[Array, Array] | Array  # mean and 1 / standard deviation, (C,) each or (2, C)
 
@@ -54,7 +55,7 @@ def apply(
 ) -> Array:  # fmt: skip
     """Return (x - mean) inv_std gamma + beta, rectified if asked."""
     x, y = engine.fitted(x), target(engine, x.shape, x.dtype, out)
-    affine = [plain(engine, vector, x.dtype) for vector in (gamma, beta)]
+    affine = [plain(engine, vector, wide_of(x.dtype)) for vector in (gamma, beta)]
     vectors = [*_statistics(engine, statistics), *affine]
     engine.walk("norm", "apply", x.size, [x, *vectors, y, x.size, x.shape[1], relu], x.dtype)
     return settled(engine, y, out)
@@ -75,7 +76,7 @@ def backward_apply(
     """Return the gradient by x, from the sums over all ranks and the elements a channel over all ranks."""
     dx = engine.empty(x.shape, x.dtype)
     vectors = [
-        *_statistics(engine, statistics), plain(engine, gamma, x.dtype), plain(engine, sums, np.float64)
+        *_statistics(engine, statistics), plain(engine, gamma, wide_of(x.dtype)), plain(engine, sums, np.float64)
     ]  # fmt: skip
     arguments = [*_fitted(engine, x, dy, y), *vectors, max(count, 1), dx, x.size, x.shape[1]]
     engine.walk("norm", "backward_apply", x.size, arguments, x.dtype)

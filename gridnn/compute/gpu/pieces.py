@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from gridnn.compute.cpu.memory import shaped
 from gridnn.compute.gpu.device import Array
-from gridnn.compute.gpu.engine import BLOCKS, THREADS, Engine, supported
+from gridnn.compute.gpu.engine import BLOCKS, THREADS, Engine, stored
 from gridnn.geometry.interval import Box, extents_of
 
 STRIDES = np.dtype([("of", np.int64, 5)])
@@ -70,7 +70,7 @@ class Pieces(NamedTuple):
 
 def packable(array: Array) -> bool:
     """Return whether kernels can pack an array of this type and as many dims."""
-    return supported(array.dtype) and DIMS[0] <= array.ndim <= DIMS[1]
+    return stored(array.dtype) and DIMS[0] <= array.ndim <= DIMS[1]
 
 
 def pieces_of(engine: Engine, boxes: Sequence[Box], origin: Box) -> Pieces:
@@ -101,7 +101,7 @@ def pieces_of(engine: Engine, boxes: Sequence[Box], origin: Box) -> Pieces:
 
 
 def pack(engine: Engine, array: Array, pieces: Pieces, buffer: Array) -> None:
-    """Copy the pieces of an array into a buffer (of its dtype, float32 or float64)."""
+    """Copy the pieces of an array into a buffer of its dtype."""
     _launch(engine, "pack", array, pieces, [array, _strides(array), pieces.table, buffer])
 
 
@@ -111,7 +111,14 @@ def unpack(engine: Engine, array: Array, pieces: Pieces, buffer: Array) -> None:
 
 
 def accumulate(engine: Engine, array: Array, pieces: Pieces, buffer: Array) -> None:
-    """Add the pieces in a buffer to an array, in their order where they meet."""
+    """Add the pieces in a buffer to an array, in their order where they meet, and round each sum once.
+
+    The buffer is of the dtype of the array, or bfloat16 where that is float32.
+    """
+    if buffer.dtype != array.dtype:
+        wide = engine.device.empty(buffer.size, array.dtype)
+        wide[...] = buffer
+        buffer = wide
     told = [array, _strides(array), pieces.table, len(pieces.shapes), buffer]
     _launch(engine, "accumulate", array, pieces, told)
 

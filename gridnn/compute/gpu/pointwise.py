@@ -1,4 +1,4 @@
-"""Operations on each element: nonlinearities, sums, bias, dropout; any shape (N, C, *S) of float32 or float64.
+"""Operations on each element: nonlinearities, sums, bias, dropout; any shape (N, C, *S), any dtype that is stored.
 
     kernels/pointwise.cu    relu, smooth (the other nonlinearities), add, add_bias     a thread an element
     kernels/dropout.cu      dropout: the mask is made where it is used, from global indices
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import prod
 from types import MappingProxyType
 
@@ -24,6 +25,7 @@ from gridnn.compute.gpu.device import Array
 from gridnn.compute.gpu.engine import Engine
 from gridnn.compute.gpu.sums import channel_sums
 from gridnn.compute.random import Box, Draw
+from gridnn.compute.storage import wide_of
 from gridnn.errors import InputError
 
 KEEPS = activation.FORWARD_KEEPS
@@ -76,8 +78,11 @@ def add_bias(engine: Engine, y: Array, bias: Array | None, *, relu: bool = False
     if is_dense(y):
         if bias is None:
             return activate(engine, "relu", y, out=y)
-        bias, channels = plain(engine, bias, y.dtype), y.shape[1]
+        bias, channels = plain(engine, bias, wide_of(y.dtype)), y.shape[1]
         engine.walk("pointwise", "add_bias", y.size, [y, bias, y.size, channels, relu], y.dtype)
+        return y
+    if y.dtype != wide_of(y.dtype):
+        engine.copy(add_bias(engine, engine.fitted(y), bias, relu=relu), y)
         return y
     # With gaps: where it lies, a pass an operation, which is less than to copy it and back.
     if bias is not None:
@@ -106,8 +111,11 @@ def dropout_forward(engine: Engine, x: Array, draw: Draw) -> tuple[Array, Array 
             f"dropout probability {draw.rate} is not in [0, 1); 0 keeps everything, 0.5 is usual"
         )
     x, y = engine.fitted(x), engine.empty(x.shape, x.dtype)
-    block, key = placed(draw.shape, draw.box), stream_key(draw)
-    engine.walk("dropout", "dropout", x.size, [x, y, x.size, block, *key, draw.rate], x.dtype)
+    if x.size:
+        of = partial(_key_of, draw.seed, draw.stream)
+        key = engine.device.varying.told("pass", of.args, draw.step, of)
+        block = placed(draw.shape, draw.box)
+        engine.walk("dropout", "dropout", x.size, [x, y, x.size, block, key, draw.rate], x.dtype)
     return y, None
 
 
@@ -127,8 +135,12 @@ def placed(shape: Sequence[int], box: Box) -> NDArray[np.void]:
     return block
 
 
-def stream_key(draw: Draw) -> tuple[int, int]:
+def stream_key(draw: Draw) -> NDArray[np.uint64]:
     """Return the key of its stream in `gridnn.compute.random`, the low 64 bits first."""
-    text = f"{draw.seed}|{draw.step}|{draw.stream}".encode()
+    return _key_of(draw.seed, draw.stream, draw.step)
+
+
+def _key_of(seed: int, stream: str, step: int) -> NDArray[np.uint64]:
+    text = f"{seed}|{step}|{stream}".encode()
     key = hashlib.blake2b(text, digest_size=16, person=b"gridnn").digest()
-    return int.from_bytes(key[:8], "little"), int.from_bytes(key[8:], "little")
+    return np.frombuffer(key, "<u8").astype(np.uint64)

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from gridnn.compute.cpu.memory import shaped
 from gridnn.compute.cpu.reference.window import Tap, taps
 from gridnn.compute.cpu.window import Window
-from gridnn.compute.gpu.dense import blank, settled, target
+from gridnn.compute.gpu.dense import blank, settled, target, widened
 from gridnn.compute.gpu.device import Array
 from gridnn.compute.gpu.engine import Engine
 from gridnn.compute.gpu.sums import channel_sums
+from gridnn.compute.storage import wide_of
 
 MOST_ELEMENTS = 256
 """Of a window whose index fits a byte."""
@@ -36,8 +37,9 @@ def max_forward(engine: Engine, x: Array, window: Window, out: Array | None = No
     shape = (*x.shape[:2], *window.outs(x.shape[2:]))
     y = target(engine, shape, x.dtype, out)
     if prod(window.kernel) > MOST_ELEMENTS:
-        saved = _max_by_taps(engine, x, y, window)
-        return settled(engine, y, out), saved
+        best = y if x.dtype == wide_of(x.dtype) else engine.empty(shape, wide_of(x.dtype))
+        saved = _max_by_taps(engine, widened(engine, x), best, window)
+        return settled(engine, settled(engine, best, y), out), saved
     saved = engine.empty(shape, np.uint8)
     arguments = [engine.fitted(x), y, saved, y.size, described(window, x.shape)]
     engine.walk("pool", "max_forward", y.size, arguments, x.dtype)
@@ -48,6 +50,8 @@ def max_backward(engine: Engine, dy: Array, saved: Array, window: Window, x_shap
     """Return the gradient by x: each dy added to the element that won its window."""
     dx = engine.empty(x_shape, dy.dtype)
     if prod(window.kernel) > MOST_ELEMENTS:
+        if dy.dtype != wide_of(dy.dtype):
+            return settled(engine, max_backward(engine, widened(engine, dy), saved, window, x_shape), dx)
         dx[...] = 0
         for tap in _taps(window, x_shape):
             here, part = dx[:, :, *tap.inputs], (slice(None), slice(None), *tap.outputs)
@@ -79,7 +83,7 @@ def average_backward(
 
 
 def sum_space(engine: Engine, x: Array) -> Array:
-    """Return the sum over all spatial dims: (N, C)."""
+    """Return the sum over all spatial dims: (N, C), of the dtype it is computed in."""
     return channel_sums(engine, engine.fitted(x), x.shape[0])
 
 
@@ -99,9 +103,10 @@ def max_space(engine: Engine, x: Array) -> tuple[Array, Array]:
         y, local_index = blank(engine, x.shape[:2], x.dtype), blank(engine, x.shape[:2], np.int64)
         y[...], local_index[...] = -inf, -1
         return y, local_index
-    flat = x.reshape(*x.shape[:2], -1)
+    flat = widened(engine, x).reshape(*x.shape[:2], -1)
     local_index = np.argmax(flat, axis=2)
-    return np.take_along_axis(flat, local_index[..., None], axis=2)[..., 0], local_index
+    y = np.take_along_axis(flat, local_index[..., None], axis=2)[..., 0]
+    return y if x.dtype == y.dtype else settled(engine, y, engine.empty(y.shape, x.dtype)), local_index
 
 
 def max_space_backward(engine: Engine, dy: Array, local_index: Array, x_shape: tuple[int, ...]) -> Array:
@@ -111,7 +116,7 @@ def max_space_backward(engine: Engine, dy: Array, local_index: Array, x_shape: t
     position = blank(engine, (positions,), np.int64)
     position[...] = 1
     won = local_index[:, None] == (np.cumsum(position) - 1)[:, None]  # counted there: nothing is sent
-    dx[...] = np.where(won, dy[:, None], 0)
+    dx[...] = np.where(won, widened(engine, dy)[:, None], 0)
     return shaped(dx.reshape(-1), x_shape)
 
 

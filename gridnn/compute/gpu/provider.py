@@ -2,13 +2,15 @@
 
     | provider | file           | tile of a block | channels moved at once | computes                                |
     |----------|----------------|-----------------|------------------------|-----------------------------------------|
-    | EXACT    | conv.cu        | 64 x 64         | 1                      | float32 and float64                     |
+    | EXACT    | conv.cu        | 64 x 64         | 1                      | all: float32, float64, bfloat16         |
     | TENSOR   | conv_tensor.cu | 128 x 128       | 4                      | TF32 products of float32, float32 sums  |
     | NARROW   | conv_tensor.cu | 128 x 64        | 4                      | the same, where a product has few       |
     |          |                |                 |                        | columns                                 |
+    | BF16...  | conv_tensor.cu | either          | 8                      | bfloat16 as stored, float32 sums        |
 
 A choice follows from precision, dtype and shapes alone: it is the same in every run and asks no clock.  Ranks whose
 blocks differ in channels may choose differently; the two agree within TF32's rounding of factors, 2^-11 of each.
+Of bfloat16 both compute with the factors that are stored, so that they agree but for the order of sums.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from numpy.typing import DTypeLike
 
 from gridnn.compute.gpu.engine import Engine, Precision
 from gridnn.compute.gpu.view import BLOCK, TILE, Ints
+from gridnn.compute.storage import BFLOAT16
 
 WIDE_GROUP = 16
 """Channels and outputs of a group from which on tensor cores compute: a quarter of the narrower of their tiles.
@@ -66,6 +69,7 @@ class Provider(NamedTuple):
 EXACT = Provider("conv")
 TENSOR = Provider("conv_tensor", (128, 128), 4)
 NARROW = Provider("conv_tensor", (128, 64), 4, ("COLUMNS=64",))
+BF16, BF16_NARROW = TENSOR._replace(vector=8), NARROW._replace(vector=8)
 
 
 def provider_of(
@@ -83,8 +87,15 @@ def provider_of(
         Of the product.
     """
     channels, outputs = w[1], w[0] // groups
-    if precision != "tf32" or np.dtype(dtype) != np.float32 or min(channels, outputs) < WIDE_GROUP:
+    kind = np.dtype(dtype)
+    if kind.name == BFLOAT16:
+        broad, narrow = BF16, BF16_NARROW
+    elif precision == "tf32" and kind == np.float32:
+        broad, narrow = TENSOR, NARROW
+    else:
         return EXACT
-    if max(positions, prod(w[2:]) * TENSOR.filled(max(channels, outputs))) >= REACH:
+    if min(channels, outputs) < WIDE_GROUP:
         return EXACT
-    return NARROW if columns <= NARROW.tile[1] else TENSOR
+    if max(positions, prod(w[2:]) * broad.filled(max(channels, outputs))) >= REACH:
+        return EXACT
+    return narrow if columns <= narrow.tile[1] else broad

@@ -17,15 +17,16 @@ from gridnn.compute.cpu.reference.softmax import NOT_HERE
 from gridnn.compute.gpu.dense import blank, plain
 from gridnn.compute.gpu.device import Array
 from gridnn.compute.gpu.engine import Engine
+from gridnn.compute.storage import wide_of
 
 WARP = 32
 """Threads that take a position together."""
 
 
 def block_max(engine: Engine, x: Array) -> Array:
-    """Return the largest logit of the block: (N, *S), -inf if it has no class."""
+    """Return the largest logit of the block: (N, *S), of the dtype it is computed in, -inf if there is no class."""
     x, positions = engine.fitted(x), _positions(x)
-    top = blank(engine, (x.shape[0], *x.shape[2:]), x.dtype)
+    top = blank(engine, (x.shape[0], *x.shape[2:]), wide_of(x.dtype))
     arguments = [x, positions, x.shape[1], top]
     engine.walk("softmax", "block_max", positions * WARP, arguments, x.dtype)
     return top
@@ -35,9 +36,8 @@ def block_sums(engine: Engine, x: Array, top: Array, labels: Array, k_start: int
     """Return float64 (3, N, *S): sum of e^(x - top), x_label - top or 0 if elsewhere, sum of x - top."""
     x, positions = engine.fitted(x), _positions(x)
     sums = blank(engine, (3, x.shape[0], *x.shape[2:]), np.float64)
-    arguments = [
-        x, plain(engine, top, x.dtype), plain(engine, labels, np.int64), positions, x.shape[1], k_start, sums
-    ]  # fmt: skip
+    told = [plain(engine, top, wide_of(x.dtype)), plain(engine, labels, np.int64)]
+    arguments = [x, *told, positions, x.shape[1], k_start, sums]
     engine.walk("softmax", "block_sums", positions * WARP, arguments, x.dtype)
     return sums
 
@@ -51,7 +51,7 @@ def best_class(x: Array, top: Array, k_start: int) -> Array:
     """Return the first global class whose logit is `top`: int64 (N, *S), NOT_HERE if it is not in this block."""
     if not x.size:
         return np.full_like(top, NOT_HERE, dtype=np.int64)
-    equal = x == top[:, None]
+    equal = x.astype(top.dtype, copy=False) == top[:, None]
     return np.where(np.any(equal, axis=1), np.argmax(equal, axis=1) + k_start, NOT_HERE)
 
 
@@ -64,7 +64,7 @@ def gradient(
     of_positions = [
         plain(engine, array, dtype)
         for array, dtype in (
-            (top, x.dtype), (sum_exp, np.float64), (labels, np.int64), (weight, np.float64)
+            (top, wide_of(x.dtype)), (sum_exp, np.float64), (labels, np.int64), (weight, np.float64)
         )
     ]  # fmt: skip
     arguments = [x, *of_positions, _positions(x), x.shape[1], k_start, smoothing / classes, 1 - smoothing, dx]

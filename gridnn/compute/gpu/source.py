@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gridnn.compute.storage import wide_of
+
 HERE = Path(__file__).resolve()
 # In a wheel beside the package's rooms, in a clone beside the package.
 _FOLDERS = (HERE.parents[2] / "kernels", HERE.parents[3] / "kernels")
@@ -27,11 +29,11 @@ SCALARS: Mapping[str, type[np.generic]] = {
     "int": np.int32, "unsigned": np.uint32, "long long": np.int64, "unsigned long long": np.uint64,
     "float": np.float32, "double": np.float64, "unsigned char": np.uint8,
 }  # fmt: skip
-"""Types of scalar parameters; `real` is that of the arrays, all others are structures."""
+"""Types of scalar parameters; `wide` and `real` are what the kernel computes in, all others are structures."""
 
 
 class Parameter(NamedTuple):
-    """A parameter of a kernel; `kind` is "pointer", a key of `SCALARS`, "real" or the name of a structure."""
+    """A parameter of a kernel; `kind` is "pointer", a key of `SCALARS`, "wide", "real" or the name of a structure."""
 
     name: str
     kind: str
@@ -85,7 +87,7 @@ def pack(kernel: Kernel, arguments: Sequence[Any], real: np.dtype[Any]) -> list[
     Parameters
     ----------
     real
-        The dtype the source was compiled for.
+        The dtype the source was compiled for; numbers are given to it in `wide_of` that.
 
     Raises
     ------
@@ -105,7 +107,7 @@ def _parameter(words: str) -> Parameter:
 def _cast(kernel: str, parameter: Parameter, value: Any, real: np.dtype[Any]) -> Any:
     name, kind = parameter
     number = isinstance(value, bool | int | float | np.number | np.bool_)
-    scalar = real.type if kind == "real" else SCALARS.get(kind)
+    scalar = wide_of(real).type if kind in ("wide", "real") else SCALARS.get(kind)
     if scalar is None:
         if number:
             raise TypeError(f"{kernel}: {name} is a {kind}, {value!r} is given")

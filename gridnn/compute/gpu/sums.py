@@ -13,6 +13,7 @@ import numpy as np
 from gridnn.compute.gpu.dense import blank
 from gridnn.compute.gpu.device import Array
 from gridnn.compute.gpu.engine import Engine
+from gridnn.compute.storage import wide_of
 
 LANES, ROWS = 32, 8
 """Channels and rows that a block of threads takes at a time."""
@@ -31,7 +32,7 @@ def rows_of_a_chunk(rows: int, sums: int = 1) -> int:
 def channel_sums(
     engine: Engine, x: Array, samples: int, y: Array | None = None, masked: Array | None = None
 ) -> Array:
-    """Return the sums of x (N, C, *S) over space: (samples, C), made in float64, of the dtype of x.
+    """Return the sums of x (N, C, *S) over space: (samples, C), made in float64, of the dtype that x is computed in.
 
     Parameters
     ----------
@@ -43,7 +44,7 @@ def channel_sums(
         Dense blocks like x, or None: where y is not above 0, x does not count, and `masked` is set to what does.
     """
     channels = x.shape[1]
-    sums = blank(engine, (samples, channels), x.dtype)
+    sums = blank(engine, (samples, channels), wide_of(x.dtype))
     if not x.size:
         sums[...] = 0
         return sums

@@ -2,16 +2,21 @@
 
 The rules and their arguments are those of `gridnn.compute.cpu.reference.update`; arrays are 1-D, without gaps, of one
 dtype, on the device.  A thread takes an element, so a piece cut in two gives bitwise what the whole piece gives.
+
+    place on the device, one for all pieces     follows from             changes with every update (`Now`)
+    of a rule with equal coefficients           its name: coefficients   its number, lr, the factor on gradients
+
+LARS has a rate for every piece, which the host computes: its numbers are given by value.
 """
 
 from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from gridnn.compute.cpu.reference import update as reference
 from gridnn.compute.cpu.update import Rules
@@ -20,6 +25,16 @@ from gridnn.compute.gpu.engine import Engine, supported
 from gridnn.errors import InputError
 
 lars_rate = reference.lars_rate
+GROUP = "update"
+"""Of `Device.varying`: what changes with an update."""
+
+
+class Now(NamedTuple):
+    """What changes from one update to the next: its number from 1, the learning rate, the factor on gradients."""
+
+    step: int
+    lr: float
+    grad_scale: float = 1.0
 
 
 def rules(engine: Engine, dtype: DTypeLike) -> Rules:
@@ -35,14 +50,19 @@ def rules(engine: Engine, dtype: DTypeLike) -> Rules:
     return Rules(*(partial(rule, engine) for rule in (_sgd, _adam, _adamw, _lars)))
 
 
+def announce(engine: Engine, now: Now) -> None:
+    """Tell the rules their numbers before an update that a graph makes."""
+    engine.device.varying.move(GROUP, now)
+
+
 def _sgd(
     engine: Engine, w: Array, g: Array, velocity: Array | None, *, lr: float, momentum: float = 0.0,
     carried: float = 1.0, spike: float = 0.0, weight_decay: float = 0.0, grad_scale: float = 1.0,
 ) -> None:  # fmt: skip
     """Move by stochastic gradient descent with momentum; w and velocity are changed in place."""
     state = [] if velocity is None else [velocity]
-    arguments = [w, g, velocity, w.size, lr, momentum, carried, spike, weight_decay, grad_scale]
-    _walk(engine, "sgd", [w, g, *state], arguments)
+    of = partial(_of_sgd, momentum, carried, spike, weight_decay)
+    _walk(engine, "sgd", [w, g, *state], [w, g, velocity], of, Now(0, lr, grad_scale))
 
 
 def _adam(
@@ -50,7 +70,8 @@ def _adam(
     beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0, grad_scale: float = 1.0,
 ) -> None:  # fmt: skip
     """Move by Adam, with weight decay as an L2 term in the gradient; `step` counts updates from 1."""
-    _either_adam(engine, w, g, m, v, step, lr, beta1, beta2, eps, weight_decay, 1.0, grad_scale)
+    of = partial(_of_adam, beta1, beta2, eps, weight_decay, 0.0)
+    _walk(engine, "adam", [w, g, m, v], [w, g, m, v], of, Now(step, lr, grad_scale))
 
 
 def _adamw(
@@ -58,7 +79,8 @@ def _adamw(
     beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0, grad_scale: float = 1.0,
 ) -> None:  # fmt: skip
     """Move by Adam with decoupled weight decay: the weights shrink by ``1 - lr * weight_decay`` first."""
-    _either_adam(engine, w, g, m, v, step, lr, beta1, beta2, eps, 0.0, 1.0 - lr * weight_decay, grad_scale)
+    of = partial(_of_adam, beta1, beta2, eps, 0.0, weight_decay)
+    _walk(engine, "adam", [w, g, m, v], [w, g, m, v], of, Now(step, lr, grad_scale))
 
 
 def _lars(
@@ -66,25 +88,40 @@ def _lars(
     weight_decay: float = 0.0, grad_scale: float = 1.0,
 ) -> None:  # fmt: skip
     """Move by layer-wise adaptive rate scaling; `rate` is the layer's own, from `lars_rate`."""
+    _checked([w, g, velocity])
     arguments = [w, g, velocity, w.size, lr * rate, momentum, weight_decay, grad_scale]
-    _walk(engine, "lars", [w, g, velocity], arguments)
+    engine.walk("update", "lars", w.size, arguments, w.dtype)
 
 
-def _either_adam(
-    engine: Engine, w: Array, g: Array, m: Array, v: Array, step: int, lr: float, beta1: float, beta2: float,
-    eps: float, weight_decay: float, keep: float, grad_scale: float,
+def _of_sgd(momentum: float, carried: float, spike: float, decay: float, now: Now) -> NDArray[np.float64]:
+    """Return the numbers of kernel sgd."""
+    return np.array([now.lr, momentum, carried, spike, decay, now.grad_scale])
+
+
+def _of_adam(
+    beta1: float, beta2: float, eps: float, decay: float, shrink: float, now: Now
+) -> NDArray[np.float64]:
+    """Return the numbers of kernel adam: `decay` in the gradient, `shrink` of the weights."""
+    rate, root = now.lr / (1.0 - beta1**now.step), math.sqrt(1.0 - beta2**now.step)
+    return np.array([rate, root, beta1, beta2, eps, decay, 1.0 - now.lr * shrink, now.grad_scale])
+
+
+def _walk(
+    engine: Engine, kernel: str, arrays: list[Array], given: list[Array | None], of: partial[NDArray[np.float64]],
+    now: Now,
 ) -> None:  # fmt: skip
-    """Either Adam: `weight_decay` in the gradient, `keep` a factor on the weights."""
-    rate, root = lr / (1.0 - beta1**step), math.sqrt(1.0 - beta2**step)
-    arguments = [w, g, m, v, w.size, rate, root, beta1, beta2, eps, weight_decay, keep, grad_scale]
-    _walk(engine, "adam", [w, g, m, v], arguments)
+    """Start a kernel on flat arrays with the place of its numbers."""
+    _checked(arrays)
+    w = arrays[0]
+    if w.size:
+        told = engine.device.varying.told(GROUP, (kernel, *of.args), now, of)
+        engine.walk("update", kernel, w.size, [*given, w.size, told], w.dtype)
 
 
-def _walk(engine: Engine, kernel: str, arrays: list[Array], arguments: list[Any]) -> None:
-    """Start a kernel on flat arrays; it trusts its addresses, so arrays that differ would be read past their end."""
+def _checked(arrays: list[Array]) -> None:
+    """Hold arrays to each other: a kernel trusts its addresses, and would read past the end of those that differ."""
     w = arrays[0]
     for array in arrays:
         assert array.ndim == 1 and array.flags.c_contiguous, "updates are of flat contiguous arrays"
         assert array.shape == w.shape, "weights and gradient differ in size"
         assert array.dtype == w.dtype, "weights and gradient differ in dtype"
-    engine.walk("update", kernel, w.size, arguments, w.dtype)

@@ -29,6 +29,6 @@ def test_the_mask_belongs_to_global_indices(module: Launch, dtype: Any, shape: A
     y = np.full_like(x, np.nan)
     draw = Draw(seed, stream, shape, box, step, p)
     block, key = placed(shape, box), stream_key(draw)
-    module("dropout", dtype).launch("dropout", (2,), (32,), [x, y, x.size, block, *key, p])
+    module("dropout", dtype).launch("dropout", (2,), (32,), [x, y, x.size, block, key, p])
     mask = dropout_mask(seed, stream, shape, box, step, p, dtype)
     np.testing.assert_array_equal(np.moveaxis(y, -1, 1), np.moveaxis(x, -1, 1) * mask)

@@ -61,7 +61,13 @@ def test_sgd(module: Launch, dtype: Any, momentum: float, carried: float, spike:
             "sgd",
             (2,),
             (64,),
-            [mine, g, moved if momentum else None, w.size, 0.1, momentum, carried, spike, 1e-2, 0.5],
+            [
+                mine,
+                g,
+                moved if momentum else None,
+                w.size,
+                np.array([0.1, momentum, carried, spike, 1e-2, 0.5]),
+            ],
         )
     near(mine, w, CLOSE[dtype])
     near(moved, v, CLOSE[dtype])
@@ -80,7 +86,7 @@ def test_adam(module: Launch, dtype: Any, decoupled: bool) -> None:
         decay, keep = (0.0, 1 - 0.01 * 0.1) if decoupled else (0.1, 1.0)
         module("update", dtype).launch(
             "adam", (2,), (64,),
-            [mine, g, first, second, w.size, rate, root, 0.9, 0.999, 1e-8, decay, keep, 0.5],
+            [mine, g, first, second, w.size, np.array([rate, root, 0.9, 0.999, 1e-8, decay, keep, 0.5])],
         )  # fmt: skip
     for found, wanted in ((mine, w), (first, m), (second, v)):
         near(found, wanted, CLOSE[dtype])

@@ -32,7 +32,7 @@ CXX = shutil.which("g++")
 FLAGS = ["-std=gnu++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Werror", "-Wno-unused-function",
          "-Wno-unknown-pragmas", "-Wno-unused-variable", "-Wno-maybe-uninitialized", "-march=native"]  # fmt: skip
 DYNAMIC_BYTES = 96 << 10
-_REAL = {"f": "float", "d": "double", "H": "unsigned short"}
+_REAL = {"f": "float", "d": "double", "E": "bfloat16", "H": "bfloat16"}
 _BARRIER = re.compile(r"__syncthreads\(\);|__syncwarp\([^)]*\);")
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+([\w ]+?)\s+(\w+)\[\];")
 

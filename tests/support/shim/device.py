@@ -2,40 +2,107 @@
 
 What CuPy refuses is refused here too: a host's array assigned to a device's or added to it, NumPy read of a device's
 memory without `to_host`.  Numbers may be mixed, and views, sums and products of device arrays are device arrays.
+
+While it captures a graph nothing is done (`capture`), and what waits for the device or copies from the host is refused.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from gridnn.compute.gpu.graph import Call, CaptureError, Graph, Graphs, Later, Sent, Varying
 from gridnn.compute.gpu.source import read_source
+from gridnn.compute.storage import BFLOAT16
 from tests.support import shim
+from tests.support.shim import capture
+
+MOST_JOINED = 8
+"""Arrays that CuPy joins one by one; of more it copies a table of addresses from the host, which a graph would keep."""
 
 
 class DeviceArray(np.ndarray[Any, Any]):
-    """Memory of a device, as far as tests go."""
+    """Memory of a device, as far as tests go.
+
+    Attributes
+    ----------
+    reads
+        How often any was read as a number of the host's: each would have waited for the device.
+    """
+
+    reads: ClassVar[int] = 0
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **words: Any) -> Any:
         _alone((*inputs, *(out or ())))
+        _wide((*inputs, *(out or ())))
         if getattr(np, ufunc.__name__, None) is not ufunc:
             raise TypeError(f"{ufunc.__name__} is no function of NumPy's: a device does not know it")
-        if out is not None:
-            words["out"] = tuple(_plain(o) for o in out)
-        found = getattr(ufunc, method)(*map(_plain, inputs), **words)
-        return out[0] if out is not None and len(out) == 1 else _on_device(found)
+        if out is None:
+            return _perform(getattr(ufunc, method), inputs, words)
+        _perform(getattr(ufunc, method), inputs, words | {"out": out})
+        return out[0] if len(out) == 1 else out
 
     def __array_function__(self, function: Any, types: Any, arguments: Any, words: Any) -> Any:
-        _alone(list(_flat((arguments, words))))
-        return _on_device(function(*_deep(arguments), **_deep(words)))
+        _alone(list(capture.leaves((arguments, words))))
+        _wide(list(capture.leaves((arguments, words))))
+        if function is np.concatenate and len(arguments[0]) > MOST_JOINED and capture.current() is not None:
+            raise CaptureError("a table of addresses is copied to the device")
+        return _perform(function, arguments, words)
 
     def __setitem__(self, where: Any, value: Any) -> None:
         _alone([value])
-        super().__setitem__(where, value)
+        record = capture.current()
+        if record is None:
+            super().__setitem__(where, value)
+        else:
+            record.write(np.ndarray.__setitem__, (self, where, value))
+
+    def __getitem__(self, where: Any) -> Any:
+        if any(isinstance(each, np.ndarray) for each in capture.leaves(where)):
+            return _perform(np.ndarray.__getitem__, (self, where), {})
+        found = super().__getitem__(where)
+        if isinstance(found, np.ndarray):
+            return found
+        return super().__getitem__((*(where if isinstance(where, tuple) else (where,)), ...))  # as CuPy
+
+    def __float__(self) -> float:
+        return float(self._read())
+
+    def __int__(self) -> int:
+        return int(self._read())
+
+    def __bool__(self) -> bool:
+        return bool(self._read())
+
+    def item(self, *where: Any) -> Any:
+        return self._read().item(*where)
+
+    def tolist(self) -> Any:
+        return self._read().tolist()
+
+    def _read(self) -> NDArray[Any]:
+        _refuse("the host reads an array of the device")
+        DeviceArray.reads += 1
+        return self.view(np.ndarray)
+
+
+def _done_by_numpy(name: str) -> Callable[..., Any]:
+    """Return a method of arrays that may compute, so that it is written down while capturing."""
+    plain = getattr(np.ndarray, name)
+
+    def method(self: DeviceArray, *arguments: Any, **words: Any) -> Any:
+        return _perform(plain, (self, *arguments), words)
+
+    return method
+
+
+for _name in ("astype", "copy", "reshape", "ravel", "flatten", "argmax", "argmin", "take"):
+    setattr(DeviceArray, _name, _done_by_numpy(_name))
 
 
 class ShimDevice:
@@ -56,13 +123,20 @@ class ShimDevice:
         (file, character of the dtype, defines) of all that was compiled.
     waits
         How often the host waited.
+    late_waits
+        How often it waited for a copy that it had asked for before.
     used_bytes
         Of arrays that somebody holds.
+    captures
+        What was captured so far.
     """
 
     def __init__(self, order: str = "forward", capability: tuple[int, int] = (8, 0)) -> None:
         self.order, self.launches, self.waits, self.used_bytes = order, list[tuple[str, str]](), 0, 0
         self.capability = capability
+        self.late_waits, self.captures = 0, list[capture.Record]()
+        self.graphs: Graphs = "off"
+        self.varying = Varying(self)
         self._modules: dict[tuple[str, str, tuple[str, ...]], shim.Module] = {}
 
     @property
@@ -79,6 +153,7 @@ class ShimDevice:
         return self._counted(found)
 
     def from_host(self, array: NDArray[Any]) -> DeviceArray:
+        _refuse("an array of the host is copied to the device")
         if isinstance(array, DeviceArray) or not array.flags.c_contiguous:
             raise TypeError("an array of the device is there already, and one with gaps does not go")
         return self._counted(np.array(array))
@@ -86,12 +161,16 @@ class ShimDevice:
     def _counted(self, memory: NDArray[Any]) -> DeviceArray:
         self.used_bytes += memory.nbytes
         weakref.finalize(memory, self._forget, memory.nbytes)
+        record = capture.current()
+        if record is not None:
+            record.kept.append(memory)
         return memory.view(DeviceArray)
 
     def _forget(self, nbytes: int) -> None:
         self.used_bytes -= nbytes
 
     def to_host(self, array: DeviceArray, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        _refuse("the host reads an array of the device")
         if not isinstance(array, DeviceArray) or not array.flags.c_contiguous:
             raise TypeError("a host's array is no array of the device, and one with gaps does not go")
         if isinstance(out, DeviceArray) or (
@@ -103,7 +182,21 @@ class ShimDevice:
         found[...] = _plain(array)
         return found
 
+    def read_later(self, array: DeviceArray) -> Later:
+        _refuse("the host reads an array of the device")
+        if not isinstance(array, DeviceArray) or not array.flags.c_contiguous:
+            raise TypeError("a host's array is no array of the device, and one with gaps does not go")
+        copy = np.array(_plain(array))
+        host = np.frombuffer(b"\xff" * copy.nbytes, copy.dtype).reshape(copy.shape).copy()  # not there yet
+
+        def arrived() -> None:
+            self.late_waits += 1
+            host[...] = copy
+
+        return Sent(host, arrived)
+
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
+        _refuse("memory of the host is pinned")
         return np.full(nbytes, 0xFF, np.uint8)  # no content, as in `empty`
 
     def holds(self, array: Any) -> bool:
@@ -128,14 +221,64 @@ class ShimDevice:
             text = "".join(f"#define {d.replace('=', ' ', 1)}\n" for d in defines) + read_source(file)
             self._modules[key] = shim.Module(file, dtype, self.order, text=text)
         self.launches.append((file, kernel))
-        self._modules[key].launch(kernel, grid, block, arguments, shared_bytes)
+        start, record = partial(self._modules[key].launch, kernel, grid, block), capture.current()
+        if record is None:
+            start(arguments, shared_bytes)
+        else:
+            record.write(start, (list(arguments), shared_bytes))
 
     def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:
         _alone([a, b, out])
-        np.matmul(_plain(a), _plain(b), out=_plain(out))
+        record = capture.current()
+        if record is None:
+            _product(*map(_plain, (a, b, out)))
+        else:  # as CuPy, which does not let cuBLAS be captured
+            record.cuts += 1
+            record.write(_product, (a, b, out))
 
     def synchronize(self) -> None:
+        _refuse("the host waits for the device")
         self.waits += 1
+
+    @property
+    def capturing(self) -> bool:
+        return capture.current() is not None
+
+    def capture(self, work: Call) -> Graph:
+        record = capture.begin()
+        try:
+            work()
+        finally:
+            capture.end()
+        self.captures.append(record)
+        return Graph(record.calls, record, record.nbytes)
+
+    def between(self, call: Call) -> None:
+        record = capture.current()
+        if record is None:
+            call()
+        else:
+            record.cuts += 1
+            record.calls.append(call)
+
+
+def _product(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
+    if a.dtype.name == BFLOAT16:
+        out[...] = np.matmul(a.astype(np.float32), b.astype(np.float32))
+    else:
+        np.matmul(a, b, out=out)
+
+
+def _perform(function: Callable[..., Any], arguments: Any, words: Any) -> Any:
+    """Call NumPy on what lies on the device; while capturing, write the call down."""
+    record = capture.current()
+    if record is None:
+        return _on_device(function(*capture.as_numpy(arguments), **capture.as_numpy(words)))
+    out = words.get("out")
+    if out is None:
+        return _on_device(record.perform(function, arguments, words))
+    record.write(function, arguments, words)
+    return out
 
 
 def _plain(value: Any) -> Any:
@@ -157,18 +300,14 @@ def _alone(values: Sequence[Any]) -> None:
             raise TypeError(f"a host's array {value.shape} meets one of the device")
 
 
-def _deep(value: Any) -> Any:
-    """Return arguments with device arrays as NumPy knows them: what it does within is not looked at."""
-    if isinstance(value, tuple | list):
-        return type(value)(_deep(each) for each in value)
-    return {k: _deep(v) for k, v in value.items()} if isinstance(value, dict) else _plain(value)
+def _wide(values: Sequence[Any]) -> None:
+    """Refuse bfloat16: it is copied and converted, kernels compute in it, and nobody else does."""
+    for value in values:
+        if isinstance(value, np.ndarray) and value.dtype.name == BFLOAT16:
+            raise TypeError(f"an array {value.shape} of bfloat16 is computed with: widen it first")
 
 
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, tuple | list):
-        for each in value:
-            yield from _flat(each)
-    elif isinstance(value, dict):
-        yield from _flat(tuple(value.values()))
-    else:
-        yield value
+def _refuse(what: str) -> None:
+    """Refuse what a capture does not take."""
+    if capture.current() is not None:
+        raise CaptureError(what)

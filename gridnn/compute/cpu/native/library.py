@@ -107,7 +107,9 @@ def load(folder: Path | None = None) -> Library | None:
                 break
         # Kernels that were built before `KERNELS` changed, a Python or a NumPy that lays its objects out in another
         # way: better met here than in a kernel.
-        fitting = library.plain("interface")() == _INTERFACE and library.sees(np.zeros((5, 9), np.uint8)[:3, 2:])
+        fitting = library.plain("interface")() == _INTERFACE and library.sees(
+            np.zeros((5, 9), np.uint8)[:3, 2:]
+        )
         return library if fitting else None
     except (
         OSError,
