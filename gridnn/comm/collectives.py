@@ -1,25 +1,23 @@
 """Collectives over the ranks that share a block: sums of gradients and statistics, maxima, gathered shares.
 
-All count themselves in the ledger.  The non-blocking ones are queued (`world.sums`) and return what `finish` awaits.
+All count themselves in the ledger, whoever carries them.  Those that are started return what `finish` awaits; by MPI
+they are queued (`world.sums`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
-from mpi4py import MPI
 
+from gridnn.comm.carrier import BY_MPI
+from gridnn.comm.carrier import Awaited as Awaited  # what finish awaits
 from gridnn.comm.clock import NOWHERE, Where
-from gridnn.comm.sums import Handle
 from gridnn.comm.trail import where_is
 from gridnn.comm.world import Array, World
 from gridnn.geometry.interval import Interval
 from gridnn.geometry.traffic import Key, owned
-
-OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
 
 
 def all_reduce(world: World, ranks: tuple[int, ...], array: Array, key: Key, how: str = "sum") -> Array:
@@ -31,7 +29,7 @@ def all_reduce(world: World, ranks: tuple[int, ...], array: Array, key: Key, how
     world.trail.enter("allreduce", ranks, key)
     with world.clock.phase("allreduce", ((key.layer,), key.direction)):
         (message,) = world.transport.ready([flat])
-        world.group(ranks).Allreduce(message, out, OPERATIONS[how])
+        world.carrier(array).all_reduce(world, ranks, message, out, how)
     _count_allreduce(world, ranks, array, [(key, array.size)])
     found = world.transport.landed(out) if world.transport.elsewhere(array) else out
     return found.reshape(array.shape)
@@ -46,8 +44,7 @@ def start_sum(
     world.trail.enter("allreduce", ranks, parts)
     with world.clock.phase("allreduce", where_of(parts)):
         (message,) = world.transport.ready([array])
-        request = world.sums.all_reduce(world.group(ranks, "sums"), message)
-    world.progress.begin()
+        request = world.carrier(array).start_sum(world, ranks, message)
     _count_allreduce(world, ranks, array, parts)
     return Landing.of(world, request, message, array)
 
@@ -58,7 +55,7 @@ def start_scalars(world: World, ranks: tuple[int, ...], array: Array, key: Key) 
         return None
     world.trail.enter("allreduce", ranks, key, "scalars")
     with world.clock.phase("allreduce", where_of([(key, array.size)])):
-        request = world.group(ranks, "scalars").Iallreduce(MPI.IN_PLACE, array)
+        request = BY_MPI.start_scalars(world, ranks, array)
     _count_allreduce(world, ranks, array, [(key, array.size)])
     return request
 
@@ -75,11 +72,9 @@ def start_reduce_scatter(
     received = np.empty(size, array.dtype) if world.transport.elsewhere(array) else share
     world.trail.enter("reduce_scatter", ranks, parts)
     with world.clock.phase("reduce_scatter", where_of(parts)):
-        comm = world.group(ranks, "sums")
         (message,) = world.transport.ready([array])
-        post = partial(comm.Ireduce_scatter, message, received, [b.size for b in blocks])
-        request = world.sums.queue([post], (message, received))
-    world.progress.begin()
+        sizes = [block.size for block in blocks]
+        request = world.carrier(array).start_shares(world, ranks, message, received, sizes)
     for at, ((key, _), mine) in enumerate(zip(parts, _owned(world, ranks, array, parts), strict=True)):
         world.ledger.add(key, at == 0, (len(ranks) - 1) * mine * share.itemsize)
     return Landing.of(world, request, received, share), share
@@ -95,7 +90,7 @@ def all_gather_shares(
     world.trail.enter("allgather", ranks, parts)
     with world.clock.phase("allgather", where_of(parts)):
         (message,) = world.transport.ready([array])
-        world.group(ranks).Allgatherv(MPI.IN_PLACE, [message, [b.size for b in blocks]])
+        world.carrier(array).share(world, ranks, message, [block.size for block in blocks])
         if message is not array:
             array[...] = world.transport.landed(message)
     for at, ((key, size), mine) in enumerate(zip(parts, _owned(world, ranks, array, parts), strict=True)):
@@ -107,12 +102,12 @@ class Landing:
     """A collective over copies on the host: what it brings goes back to the device when it is awaited."""
 
     world: World
-    request: Handle
+    request: Awaited
     message: Array
     array: Array
 
     @classmethod
-    def of(cls, world: World, request: Handle, message: Array, array: Array) -> Awaited:
+    def of(cls, world: World, request: Awaited, message: Array, array: Array) -> Awaited:
         """Return a collective that ends in `array`: itself where that is on the host."""
         return cls(world, request, message, array) if world.transport.elsewhere(array) else request
 
@@ -120,9 +115,6 @@ class Landing:
         """Return when it is done and `array` holds it."""
         self.request.Wait()
         self.array[...] = self.world.transport.landed(self.message)
-
-
-Awaited = Handle | Landing | MPI.Request
 
 
 def finish(world: World, request: Awaited | None, kind: str, where: Where = NOWHERE) -> None:

@@ -25,11 +25,13 @@ from typing import Any, NamedTuple
 
 from gridnn.errors import InputError
 
-TRANSPORTS = ("auto", "staged", "cuda-mpi")
+TRANSPORTS = ("auto", "nccl", "staged", "cuda-mpi")
 """What a user may ask for; beside it, where arrays are to live."""
 DEVICES = ("auto", "cpu", "gpu")
 HOST = "host"
 """The transport of arrays that live in host memory: MPI, and nothing between."""
+FIRST_NCCL = 2700
+"""The first version of NCCL with messages from point to point."""
 OPERATIONS = ("messages", "blocking collectives", "non-blocking collectives")
 """Classes of operations that libraries support apart; a run needs all of them."""
 KINDS_KEY = "mpi_memory_alloc_kinds"
@@ -76,13 +78,17 @@ class Means(NamedTuple):
     ----------
     host : str
     device : str
-        Identity of the device it takes, the same on all ranks of the host that take it; "" for none.
+        Identity of the device it takes, the same on all ranks of the host that take it, its address on the bus first;
+        "" for none.
     support : Support
+    nccl : int
+        Version of NCCL, 22707 for 2.27.7; 0 for none.
     """
 
     host: str
     device: str
     support: Support
+    nccl: int = 0
 
 
 class Choice(NamedTuple):
@@ -133,8 +139,9 @@ def detect(
 def choose_transport(asked: str, ranks: Sequence[Means], device: str = "auto") -> Choice:
     """Return where the arrays of a run live and how they travel.
 
-    What a user asks for is taken where it can be; left to itself, the fastest that is certain: MPI where it takes
-    device memory in all operations, else copies in host memory.
+    What a user asks for is taken where it can be; left to itself, the fastest that is certain: NCCL where ranks have a
+    device each, then MPI where it takes device memory in all operations, else copies in host memory.  Never two at once
+    for arrays of devices: NCCL and an MPI that both wait on one device may wait for each other.
 
     Parameters
     ----------
@@ -158,7 +165,7 @@ def choose_transport(asked: str, ranks: Sequence[Means], device: str = "auto") -
         which = "no rank has a GPU" if len(without) == len(ranks) else f"{_ranks(without)} no GPU"
         which = "device cpu was asked for" if device == "cpu" else which
         for name, word in (("device", device), ("transport", asked)):
-            if word in ("gpu", "cuda-mpi"):
+            if word in ("gpu", "cuda-mpi", "nccl"):
                 raise InputError(f"{name} {word} needs a GPU on every rank, and {which}; use {name} auto")
         return Choice("cpu", HOST, f"{which}, so arrays are in host memory, where MPI takes them")
     support = [has.support for has in ranks]
@@ -166,11 +173,17 @@ def choose_transport(asked: str, ranks: Sequence[Means], device: str = "auto") -
     if asked == "cuda-mpi":
         doubt = "" if worst.all else f", against what was found: {_lacks(worst)}"
         return Choice("gpu", asked, f"it was asked for{doubt}")
+    without_nccl = _without_nccl(ranks)
+    if asked == "nccl" and without_nccl:
+        raise InputError(f"transport nccl cannot be had: {without_nccl}; use transport auto")
     if asked != "auto":
         return Choice("gpu", asked, "it was asked for")
+    if not without_nccl and len(ranks) > 1:
+        return Choice("gpu", "nccl", f"every rank has a GPU of its own, and NCCL {_version(ranks[0].nccl)}")
+    more = f"; no NCCL: {without_nccl}" if without_nccl and len(ranks) > 1 else ""
     if worst.all:
-        return Choice("gpu", "cuda-mpi", f"MPI takes device memory ({worst.why})")
-    return Choice("gpu", "staged", _lacks(worst))
+        return Choice("gpu", "cuda-mpi", f"MPI takes device memory ({worst.why}){more}")
+    return Choice("gpu", "staged", f"{_lacks(worst)}{more}")
 
 
 def _asked(environment: Mapping[str, str], kinds: str | None, maps: str, load: Load) -> tuple[bool, str]:
@@ -219,6 +232,31 @@ def _lacks(support: Support) -> str:
         return f"MPI takes no device memory ({support.why})"
     missing = [op for op in OPERATIONS if op not in support.operations]
     return f"MPI takes no device memory in {' and '.join(missing)} ({support.why})"
+
+
+def _without_nccl(ranks: Sequence[Means]) -> str:
+    """Return why ranks cannot use NCCL together, "" if they can."""
+    without = [rank for rank, has in enumerate(ranks) if has.nccl < FIRST_NCCL]
+    if without:
+        return (
+            f"{_ranks(without)} none that CuPy can load, or one before 2.7 (pip install nvidia-nccl-cu13, or -cu12 "
+            "beside cupy-cuda12x)"
+        )
+    versions = sorted({has.nccl for has in ranks})
+    if len(versions) > 1:
+        return f"ranks have different versions, {', '.join(map(_version, versions))}"
+    places: dict[tuple[str, str], list[int]] = {}
+    for rank, has in enumerate(ranks):
+        # By the address on the bus: slices of one device have it in common, and NCCL takes them for one.
+        places.setdefault((has.host, has.device.split()[0]), []).append(rank)
+    shared = [numbers for numbers in places.values() if len(numbers) > 1]
+    return f"{_ranks(shared[0])} one GPU together, and it wants one for each" if shared else ""
+
+
+def _version(code: int) -> str:
+    """Return a version of NCCL in words; before 2.9 its numbers were shorter."""
+    base = 10_000 if code >= 10_000 else 1000
+    return f"{code // base}.{code % base // 100}.{code % 100}"
 
 
 def _ranks(numbers: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Movers: the exchanges of geometry carried out over MPI.
+"""Movers: the exchanges of geometry carried out between ranks.
 
 `start` packs, posts and returns at once; `Pending.wait` completes and unpacks.  A mover and its transpose are
 the same code on an exchange and its transpose.  A halo needs no second array: going out, the rank's own block lies
@@ -9,20 +9,24 @@ in the middle of a margin buffer already and only margins are filled; coming bac
 
 All ranks start all exchanges in the same order, so messages between two ranks match in the order they were posted.
 
+Terms of sums are added up in `wide_of` their type: a reduce-scatter sends them so, everything else as it is stored.
 Memory order: boxes are packed channels innermost, one message a peer; collectives over one contiguous buffer.
-How messages are made of boxes and boxes of messages, each alone or all together, is the transport's (`Load`).
+How messages are made of boxes and boxes of messages, each alone or all together, is the transport's (`Load`); who takes
+them from rank to rank, and waits, is the carrier's.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from mpi4py import MPI
 from numpy.typing import DTypeLike
 
 from gridnn.comm.clock import Where
-from gridnn.comm.transport import Load
+from gridnn.comm.load import Load
 from gridnn.comm.world import Array, World
 from gridnn.compute.cpu.memory import innermost, shaped
+from gridnn.compute.storage import wide_of
 from gridnn.geometry.exchange import Exchange, Piece
 from gridnn.geometry.interval import Box, extents_of, local_slices, overlap, volume
 from gridnn.geometry.traffic import Key
@@ -82,7 +86,8 @@ class Pending:
         self.where = where
         transport = world.transport
         self.load = Load(transport, path, dtype) if path.collective else transport.load(path, own, dtype)
-        self.requests: list[MPI.Request] = []
+        self.carrier = world.carrier(own)
+        self.requests: list[Any] = []  # what the carrier waits for
         self.result: Array | None = None
 
     @classmethod
@@ -99,7 +104,7 @@ class Pending:
 
     def gone(self) -> bool:
         """Return whether its messages are through; for an exchange that nobody here needs the result of."""
-        if self.result is None and self.requests and not MPI.Request.Testall(self.requests):
+        if self.result is None and self.requests and not self.carrier.done(self.requests):
             return False
         self.wait()
         return True
@@ -110,9 +115,9 @@ class Pending:
             kind = self.path.kind
             if self.requests:
                 with self.world.clock.phase(f"{kind} wait", self.where):
-                    MPI.Request.Waitall(self.requests)
+                    self.carrier.wait(self.requests)
             with self.world.clock.phase("compute" if kind == "none" else kind, self.where):
-                self.result = self._unpack()
+                self.result = self._rounded(self._unpack())
             self.requests = []
             self.load.done()
         return self.result
@@ -131,7 +136,8 @@ class Pending:
             own = self.own[local_slices(path.target, path.source)]
             load.add(own)
             return own
-        out: Array = self.world.memory.zeros(extents_of(path.target), self.dtype)
+        shape, wide = extents_of(path.target), wide_of(self.dtype)
+        out: Array = self.world.memory.zeros(shape, wide if path.adds else self.dtype)
         if not path.adds:
             load.put(out)
             if mine is not None:
@@ -139,9 +145,17 @@ class Pending:
             return out
         load.add(out, 0, path.before)
         if mine is not None:
-            out[local_slices(mine, path.target)] += self.own[local_slices(mine, path.source)]
+            out[local_slices(mine, path.target)] += self._widened(self.own[local_slices(mine, path.source)])
         load.add(out, path.before)
         return out
+
+    def _widened(self, own: Array) -> Array:
+        """Return values of the rank's own as they are added up."""
+        return _in_type(self.world, own, wide_of(own.dtype))
+
+    def _rounded(self, result: Array) -> Array:
+        """Return a result in the type of what was given: sums are of a wider one where that is stored only."""
+        return _in_type(self.world, result, self.dtype) if wide_of(self.dtype) != self.dtype else result
 
 
 def start(
@@ -173,19 +187,17 @@ def start(
 
 
 def _point_to_point(world: World, pending: Pending, key: Key) -> None:
-    path, load, comm = pending.path, pending.load, world.comm
+    path, load = pending.path, pending.load
     rooms = load.rooms()
-    pending.requests += [comm.Irecv(innermost(r), p) for (p, _), r in zip(path.arrivals, rooms, strict=True)]
+    pending.requests += pending.carrier.swap(world, path, rooms, lambda: load.messages(pending.own))
     world.ledger.add(key, len(rooms), sum(room.nbytes for room in rooms))
-    messages = load.messages(pending.own)
-    pending.requests += [comm.Isend(m, p) for (p, _), m in zip(path.departures, messages, strict=True)]
 
 
 def _gather(world: World, pending: Pending, key: Key) -> None:
     path = pending.path
     (own,), counts = world.transport.ready([pending.own]), [volume(box) for box in path.sources]
     buffer = world.transport.room((sum(counts),), pending.dtype)
-    pending.requests.append(world.group(path.group).Iallgatherv(own, [buffer, counts]))
+    pending.requests += pending.carrier.all_gather(world, path.group, own, buffer, counts)
     world.ledger.add(key, 1, buffer.nbytes - own.nbytes)
     pending.load.sent.append(own)
     starts = np.cumsum([0, *counts])
@@ -197,14 +209,24 @@ def _gather(world: World, pending: Pending, key: Key) -> None:
 def _scatter(world: World, pending: Pending, key: Key) -> None:
     path = pending.path
     counts = [volume(box) for box in path.targets]
-    packed = world.memory.empty((sum(counts),), pending.dtype)
+    kind = wide_of(pending.dtype)  # of terms and of their sum, which is rounded when all is added
+    packed = world.memory.empty((sum(counts),), kind)
     at = 0
     for box, count in zip(path.targets, counts, strict=True):
         shaped(packed[at : at + count], extents_of(box))[...] = pending.own[local_slices(box, path.source)]
         at += count
     (message,) = world.transport.ready([packed])
-    buffer = world.transport.room(extents_of(path.target), pending.dtype)
-    pending.requests.append(world.group(path.group).Ireduce_scatter(message, innermost(buffer), counts))
+    buffer = world.transport.room(extents_of(path.target), kind)
+    pending.requests += pending.carrier.reduce_scatter(world, path.group, message, innermost(buffer), counts)
     world.ledger.add(key, 1, (len(path.group) - 1) * buffer.nbytes)
     pending.load.sent.append(message)
     pending.load.arrived.append((path.target, buffer))
+
+
+def _in_type(world: World, array: Array, dtype: DTypeLike) -> Array:
+    """Return an array, or a copy of it, in a dtype."""
+    if array.dtype == dtype:
+        return array
+    copy: Array = world.memory.empty(array.shape, dtype)
+    copy[...] = array
+    return copy

@@ -25,6 +25,8 @@ import numpy as np
 
 from gridnn import __version__
 from gridnn.comm.cuda_aware import Means, Support, choose_transport
+from gridnn.compute.gpu.cudnn import Found as Cudnn
+from gridnn.compute.gpu.cudnn import find_cudnn
 from gridnn.compute.gpu.found import Found, bind, device_of, find_devices, local_rank
 from gridnn.errors import GridnnError
 
@@ -229,7 +231,11 @@ def _words(path: Path) -> str:
 
 
 def _gpu_facts(gpu: Found, taken: Taken) -> Facts:
-    told = gpu._asdict() | {"devices": [device._asdict() for device in gpu.devices]}
+    cudnn = find_cudnn() if gpu.devices else Cudnn(missing="there is no GPU")
+    told = gpu._asdict() | {
+        "devices": [device._asdict() for device in gpu.devices],
+        "cudnn": cudnn._asdict(),
+    }
     return {"gpu": told | dict(zip(("taken", "free_bytes", "failed"), taken, strict=True))}
 
 
@@ -265,7 +271,7 @@ def _use(request: Mapping[str, str], ranks: list[Facts]) -> Facts:
 def _means(rank: Facts) -> Means:
     gpu, cuda = rank["gpu"], rank["cuda"]
     device = "" if gpu["taken"] is None else gpu["devices"][gpu["taken"]]["identity"]
-    return Means(rank["host"], device, Support(tuple(cuda["operations"]), cuda["why"]))
+    return Means(rank["host"], device, Support(tuple(cuda["operations"]), cuda["why"]), gpu["nccl"])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ else each of them does in between.  So what two ranks say of one number can be c
     ranks 0-3    1 halo conv1    2 all-reduce conv1    3 all-gather fc6      rank 2 waits in 3, which is another one
     ranks 0, 1                     1 reduce-scatter pool1                    ranks 2 and 3 have no part in it
 
+A device that carries messages itself may be far behind its host, which enters movements and goes on.  Then the rank is
+where the device is.
+
 Between stages that work on several passes at once only messages of one direction have one order: each direction is a
 `lane`, with numbers of its own.
 """
@@ -25,8 +28,10 @@ from gridnn.geometry.traffic import Key
 Ranks = tuple[int, ...]
 Subject = Key | Sequence[tuple[Key, int]]
 """Whose the data is: one key, or the keys and sizes of a buffer's segments."""
-KEPT = 64
-"""Movements a rank remembers."""
+Entry = tuple[str, Ranks, Subject, str]
+"""A movement as it was entered: kind, ranks, whose data, lane."""
+KEPT, HELD = 64, 4096
+"""Movements that a rank tells others, and remembers: a device may be as far behind the host that started them."""
 _GROUPS = 1024  # different tuples of ranks that are told apart by identity
 _DEEP = 12  # stack frames told to others
 _WAIT = " wait"
@@ -78,7 +83,7 @@ class Trail:
 
     def __init__(self) -> None:
         self._counts: dict[str, dict[int, tuple[Ranks, list[int]]]] = {"": {}}
-        self._recent: deque[tuple[str, Ranks, Subject, str]] = deque(maxlen=KEPT)
+        self._recent: deque[Entry] = deque(maxlen=HELD)
 
     def enter(self, kind: str, ranks: Ranks, subject: Subject, lane: str = "") -> None:
         """Note that this rank enters a movement among `ranks`."""
@@ -102,11 +107,27 @@ class Trail:
                 numbers[ranks, lane] = numbers.get((ranks, lane), 0) + count
         return numbers
 
-    def recent(self) -> tuple[Movement, ...]:
-        """Return the last movements, oldest first."""
-        numbers, found = self._numbers(), []
-        for kind, ranks, subject, lane in reversed(tuple(self._recent)):
-            found.append(Movement(kind, ranks, numbers[ranks, lane], where_is(subject), lane))
+    def last(self) -> Entry | None:
+        """Return the movement that was entered last."""
+        return self._recent[-1] if self._recent else None
+
+    def recent(self, upto: Entry | None = None) -> tuple[Movement, ...]:
+        """Return the last movements, oldest first.
+
+        Parameters
+        ----------
+        upto
+            The last that counts: a device that has not come through it is in none of those that its host entered since.
+        """
+        numbers, entries, found = self._numbers(), tuple(self._recent), list[Movement]()
+        counts = not any(entry is upto for entry in entries)
+        for entry in reversed(entries):
+            kind, ranks, subject, lane = entry
+            counts = counts or entry is upto
+            if counts:
+                found.append(Movement(kind, ranks, numbers[ranks, lane], where_is(subject), lane))
+                if len(found) == KEPT:
+                    break
             numbers[ranks, lane] -= 1
         return tuple(reversed(found))
 
@@ -129,6 +150,20 @@ def place_of(rank: int, clock: Clock, trail: Trail, thread: int) -> Place:
     phase, where = clock.now_in() or ("", NOWHERE)
     frame = sys._current_frames().get(thread)
     return Place(rank, phase, where, trail.recent(), stack_of(frame))
+
+
+def of_device(place: Place, trail: Trail, behind: Entry | None) -> Place:
+    """Return where a rank is whose device is behind: in a movement, if its host waits in none.
+
+    Parameters
+    ----------
+    behind
+        The first movement that the device has not come through.
+    """
+    if behind is None or place.inside is not None:
+        return place
+    kind, _, subject, _ = behind
+    return place._replace(phase=kind + _WAIT, where=where_is(subject), recent=trail.recent(behind))
 
 
 def stack_of(frame: FrameType | None) -> tuple[str, ...]:

@@ -4,53 +4,53 @@
     Host        on the host  the array, packed where it has gaps   nothing to wait for         the message itself
     Staged      on a device  a copy of it on the host              waits for the device        copied to the device
     Aware       on a device  the array, packed where it has gaps   waits for the device        the message itself
+    Direct      on a device  the array, packed where it has gaps   nothing to wait for         the message itself
 
 MPI reads what it is given at once and knows nothing of streams, so what a device computes must be done before a message
 is posted, and what it still reads must be read before one is received into its place: here, and nowhere else, a rank
-waits for its device on behalf of messages.
+waits for its device on behalf of messages.  `Direct` never does: who carries its messages past MPI waits on the device.
 
-The messages of one exchange with all neighbours are a `Load`.  A host's go each alone; a device's go `Together`, as a
-launch, a copy or a wait costs as much for all of them as for one:
-
-    own    -- one launch -->  | piece | piece | piece |  -- one copy, one wait -->  | message | message | message |
-    target <- one launch ---  | piece | piece | piece |  <- one copy -------------  | message | message | message |
-                               on the device                                        on the host; `Aware` has no need
+What a transport makes of one exchange with all neighbours is a `Load` (`gridnn.comm.load`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from gridnn.comm.load import Kept, Load, Path, Spare, Together
 from gridnn.compute.cpu.memory import Memory, innermost
 from gridnn.compute.gpu.engine import Engine
-from gridnn.compute.gpu.pieces import accumulate, pack, packable, pieces_of, unpack
+from gridnn.compute.gpu.pieces import packable
 from gridnn.compute.interface import Memory as Source
-from gridnn.geometry.exchange import Piece
-from gridnn.geometry.interval import Box, extents_of, local_slices
+
+if TYPE_CHECKING:
+    from gridnn.comm.carrier import Carrier
+    from gridnn.comm.nccl import Nccl
+    from gridnn.comm.trail import Entry
 
 Array = NDArray[Any]
-Spare = list[tuple[Array, int]]
-"""Buffers of the host that no exchange uses, and which wait was the last when each was let go of."""
 BUFFERS = 2
 """Of a path and direction, that are made before one is waited for: one is filled while the device reads the other."""
 
 
-class Path(Protocol):
-    """What one rank sends to others and receives in an exchange: the same at every step, arrivals in order of boxes."""
-
-    source: Box
-    target: Box
-    departures: list[Piece]
-    arrivals: list[Piece]
-
-
 class Transport(Protocol):
-    """How arrays become messages."""
+    """How arrays become messages.
+
+    Attributes
+    ----------
+    waits
+        Whether the host waits for a device on behalf of messages.
+    capturable
+        Whether a graph of a device may have them in it (`Device.between`).
+    """
+
+    waits: bool
+    capturable: bool
 
     def room(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
         """Return an array (N, C, *S), channels innermost, that MPI may write a message into."""
@@ -72,55 +72,23 @@ class Transport(Protocol):
         """Return the messages of an exchange of `own`, an array of the source box."""
         ...
 
+    def direct(self, array: Array) -> Carrier | None:
+        """Return who carries an array from rank to rank, None where MPI does."""
+        ...
 
-class Load:
-    """The messages of one rank in one exchange: each an array of its own.
+    def behind(self) -> Entry | None:
+        """Return the first movement that was started, and that the device has not come through; any thread may ask."""
+        ...
 
-    Attributes
-    ----------
-    arrived
-        (box, message) of what is received; collectives put theirs here.
-    """
-
-    def __init__(self, transport: Transport, path: Path, dtype: DTypeLike) -> None:
-        self._transport, self._path, self._dtype = transport, path, dtype
-        self.arrived: list[tuple[Box, Array]] = []
-        self.sent: list[Array] = []
-
-    def rooms(self) -> list[Array]:
-        """Return arrays (N, C, *S), channels innermost, that MPI may write the arrivals into."""
-        room, dtype = self._transport.room, self._dtype
-        self.arrived = [(box, room(extents_of(box), dtype)) for _, box in self._path.arrivals]
-        return [message for _, message in self.arrived]
-
-    def messages(self, own: Array) -> list[Array]:
-        """Return the departures as contiguous messages (N, *S, C) that MPI may read until `done`."""
-        path = self._path
-        self.sent = self._transport.ready([own[local_slices(b, path.source)] for _, b in path.departures])
-        return self.sent
-
-    def only(self) -> Array:
-        """Return what arrived, where the rank computes, if it is one message."""
-        ((_, message),) = self.arrived
-        return self._transport.landed(message)
-
-    def put(self, array: Array) -> None:
-        """Copy what arrived to its places in an array of the target box."""
-        for box, message in self.arrived:
-            array[local_slices(box, self._path.target)] = self._transport.landed(message)
-
-    def add(self, array: Array, first: int = 0, stop: int | None = None) -> None:
-        """Add what arrived, or some of it, to an array of the target box."""
-        for box, message in self.arrived[first:stop]:
-            array[local_slices(box, self._path.target)] += self._transport.landed(message)
-
-    def done(self) -> None:
-        """Let go of all messages: MPI neither reads nor writes them any more."""
-        self.arrived, self.sent = [], []
+    def fault(self) -> str:
+        """Return what went wrong with messages since they were started, "" for nothing; any thread may ask."""
+        ...
 
 
 class Host:
     """Arrays are in the host's memory: messages are made of them as they are."""
+
+    waits, capturable = True, False
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
@@ -145,6 +113,18 @@ class Host:
         """Return messages that are arrays of their own."""
         return Load(self, path, dtype)
 
+    def direct(self, array: Array) -> Carrier | None:
+        """Return None: by MPI."""
+        return None
+
+    def behind(self) -> Entry | None:
+        """Return None: what MPI has not done the host waits for itself."""
+        return None
+
+    def fault(self) -> str:
+        """Return nothing: MPI raises what it finds."""
+        return ""
+
 
 def _packed(part: Array, memory: Source) -> Array:
     """Return a part as a contiguous message: itself where it is one already, else a copy in a memory."""
@@ -156,85 +136,8 @@ def _packed(part: Array, memory: Source) -> Array:
     return innermost(copy)
 
 
-class Kept:
-    """What is kept of a path: where its pieces lie, and host buffers that no exchange uses.
-
-    Attributes
-    ----------
-    departures, arrivals
-        Pieces of the source and of the target; those of each share a buffer.
-    spare
-        Host buffers of departures, of arrivals.
-    """
-
-    def __init__(self, engine: Engine, path: Path) -> None:
-        self.departures = pieces_of(engine, [box for _, box in path.departures], path.source)
-        self.arrivals = pieces_of(engine, [box for _, box in path.arrivals], path.target)
-        self.spare: tuple[Spare, Spare] = ([], [])
-
-
-class Together(Load):
-    """The messages of one exchange in two buffers, of what is sent and of what is received."""
-
-    def __init__(self, transport: OnDevice, path: Path, dtype: DTypeLike, kept: Kept) -> None:
-        super().__init__(transport, path, dtype)
-        self._device, self._kept = transport, kept
-        self._buffers: list[Array | None] = [None, None]  # that MPI reads, writes
-        self._landed: Array | None = None
-
-    def rooms(self) -> list[Array]:
-        """Return the parts of one buffer."""
-        if not self._path.arrivals:
-            return []
-        self._buffers[1] = buffer = self._device.buffer(self._kept, self._dtype)
-        parts = self._kept.arrivals.within(buffer)
-        self.arrived = [(box, part) for (_, box), part in zip(self._path.arrivals, parts, strict=True)]
-        return parts
-
-    def messages(self, own: Array) -> list[Array]:
-        """Return the parts of one buffer."""
-        pieces, engine = self._kept.departures, self._device.engine
-        if not self._path.departures:
-            return []
-        packed = engine.device.empty(pieces.elements, own.dtype)
-        pack(engine, own, pieces, packed)
-        self._buffers[0] = buffer = self._device.computed(self._kept, packed)
-        return [innermost(part) for part in pieces.within(buffer)]
-
-    def only(self) -> Array:
-        """Return the buffer as the one message that it is."""
-        message: Array = self._kept.arrivals.within(self._there())[0]
-        return message
-
-    def put(self, array: Array) -> None:
-        """Copy by one launch."""
-        if self.arrived:
-            unpack(self._device.engine, array, self._kept.arrivals, self._there())
-
-    def add(self, array: Array, first: int = 0, stop: int | None = None) -> None:
-        """Add by one launch."""
-        some = self._kept.arrivals.some(first, len(self.arrived) if stop is None else stop)
-        if some.shapes:
-            accumulate(self._device.engine, array, some, self._there())
-
-    def done(self) -> None:
-        """Let go of both buffers."""
-        super().done()
-        for spare, buffer in zip(self._kept.spare, self._buffers, strict=True):
-            if buffer is not None:
-                self._device.give_back(spare, buffer)
-        self._buffers, self._landed = [None, None], None
-
-    def _there(self) -> Array:
-        """Return the buffer of what arrived, on the device."""
-        if self._landed is None:
-            assert self._buffers[1] is not None, "no room was asked for, so nothing arrived"
-            self._landed = self._device.landed(self._buffers[1])
-        return self._landed
-
-
 class OnDevice(Host):
-    """Arrays are on a device: what `Staged` and `Aware` have in common.
+    """Arrays are on a device: what `Staged`, `Aware` and `Direct` have in common.
 
     Parameters
     ----------
@@ -268,6 +171,11 @@ class OnDevice(Host):
 
     def give_back(self, spare: Spare, buffer: Array) -> None:
         """Take a buffer that MPI does not use any more."""
+
+    def _beside(self, parts: Sequence[Array]) -> list[Array]:
+        """Return each part itself where it is contiguous, else a copy beside it."""
+        engine, host = self.engine, self._memory
+        return [_packed(p, engine.memory if engine.holds(p) else host) for p in parts]
 
 
 class Staged(OnDevice):
@@ -329,8 +237,7 @@ class Aware(OnDevice):
 
     def ready(self, parts: Sequence[Array]) -> list[Array]:
         """Return each part itself where it is contiguous, else a copy beside it; they are computed."""
-        engine, host = self.engine, self._memory
-        found = [_packed(p, engine.memory if engine.holds(p) else host) for p in parts]
+        found = self._beside(parts)
         self.engine.synchronize()
         return found
 
@@ -342,3 +249,51 @@ class Aware(OnDevice):
         """Return what is packed, when it is."""
         self.engine.synchronize()
         return packed
+
+
+class Direct(OnDevice):
+    """Messages are on the device, and devices hand them on: what waits for what is the carrier's, on the device.
+
+    An array that is let go of is the device's again for what it computes next, not for what another stream still does
+    with it: so a movement keeps its arrays until what computes waits for it.
+
+    Parameters
+    ----------
+    carrier
+        Who takes them from rank to rank.
+    """
+
+    waits, capturable = False, True
+
+    def __init__(self, memory: Memory, engine: Engine, carrier: Nccl) -> None:
+        super().__init__(memory, engine)
+        self._carrier = carrier
+
+    def room(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+        """Return an array of the device."""
+        made: Array = self.engine.empty(shape, dtype)
+        return made
+
+    def ready(self, parts: Sequence[Array]) -> list[Array]:
+        """Return each part itself where it is contiguous, else a copy beside it."""
+        return self._beside(parts)
+
+    def buffer(self, kept: Kept, dtype: DTypeLike) -> Array:
+        """Return memory of the device."""
+        return self.room((kept.arrivals.elements,), dtype)
+
+    def computed(self, kept: Kept, packed: Array) -> Array:
+        """Return what is packed, or will be."""
+        return packed
+
+    def direct(self, array: Array) -> Carrier | None:
+        """Return the carrier for arrays of the device; those of the host go by MPI."""
+        return self._carrier if self.engine.holds(array) else None
+
+    def behind(self) -> Entry | None:
+        """Return the first movement that the device has not come through."""
+        return self._carrier.behind()
+
+    def fault(self) -> str:
+        """Return what the carrier's library found out since."""
+        return self._carrier.fault()

@@ -9,8 +9,8 @@ a communicator of its own and, once its rank is silent, tells the others where i
     the next          collects            collects       waits             speaks, aborts    |
     the others        collect             collect        wait              wait              speak for themselves, abort
 
-The last columns are for ranks that lower ones cannot end.  The thread only starts, tests and probes: it never waits
-for a message, so whatever happened to a peer cannot hold it up.
+The last columns are for ranks that lower ones cannot end.  What a transport says went wrong ends the run at once.  The
+thread only starts, tests and probes: it never waits for a message, so whatever happened to a peer cannot hold it up.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from typing import NamedTuple
 from mpi4py import MPI
 
 from gridnn.comm.agree import abort
-from gridnn.comm.trail import AT_END, Place, place_of
-from gridnn.comm.verdict import verdict
+from gridnn.comm.trail import AT_END, Place, of_device, place_of
+from gridnn.comm.verdict import movement_text, verdict
 from gridnn.comm.world import World
 
 STUCK_CODE = 3
@@ -97,6 +97,9 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._done.wait(min(1.0, self._limit_s / 20)):
+            if fault := self._world.transport.fault():  # who waits for the device would wait for ever
+                self._say(self._broken(fault))
+                abort(STUCK_CODE)
             silent_s = time.monotonic() - self._heard
             if self._comm is not None:
                 self._listen(self._comm)
@@ -161,8 +164,17 @@ class Watchdog:
             self._armed = seconds > 0
 
     def _place(self) -> Place:
-        place = place_of(self._world.rank, self._world.clock, self._world.trail, self._watched)
-        return place._replace(phase=AT_END) if self._ends else place
+        world = self._world
+        place = place_of(world.rank, world.clock, world.trail, self._watched)
+        if self._ends:
+            return place._replace(phase=AT_END)
+        return of_device(place, world.trail, world.transport.behind())
+
+    def _broken(self, fault: str) -> str:
+        """Return the message about messages that a device could not hand on."""
+        place = self._place()
+        where = f" in {movement_text(place.inside.kind, place.inside.where)}" if place.inside else ""
+        return f"rank {self._world.rank}{where}: {fault}, all ranks are stopped"
 
     def _verdict(self) -> str:
         places = self._recent() | {self._world.rank: self._place()}

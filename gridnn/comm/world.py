@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -16,9 +16,13 @@ from gridnn.compute.cpu.memory import Memory
 from gridnn.errors import InputError
 from gridnn.geometry.traffic import Traffic
 
+if TYPE_CHECKING:
+    from gridnn.comm.carrier import Carrier
+
 try:
     from mpi4py import MPI
 
+    from gridnn.comm.carrier import BY_MPI
     from gridnn.comm.progress import Progress
     from gridnn.comm.sums import Sums
 except ImportError as missing:  # no mpi4py, or no MPI library behind it
@@ -60,6 +64,7 @@ class World:
         self._groups: dict[tuple[str, tuple[int, ...]], MPI.Intracomm] = {
             ("", tuple(range(self.size))): self.comm
         }
+        self._closers: list[Callable[[bool], None]] = []
 
     def __enter__(self) -> World:
         return self
@@ -70,13 +75,28 @@ class World:
         self.progress.stop()
         if kind is None:  # after an error others may not follow: freeing could wait for ever
             self.close()
+        else:
+            self._close_others(orderly=False)
 
     def close(self) -> None:
         """Free the communicators.  Collective."""
+        self._close_others(orderly=True)
         self.progress.close()
         for comm in self._groups.values():
             comm.Free()
         self._groups.clear()
+
+    def also_close(self, closer: Callable[[bool], None]) -> None:
+        """Have something of this world closed with it; it is told whether all ranks come to that, and in order."""
+        self._closers.append(closer)
+
+    def _close_others(self, orderly: bool) -> None:
+        while self._closers:
+            self._closers.pop()(orderly)
+
+    def carrier(self, array: Array) -> Carrier:
+        """Return who takes an array from rank to rank."""
+        return self.transport.direct(array) or BY_MPI
 
     def cores_per_rank(self, mine: set[int]) -> int:
         """Return how many cores each rank of this host can have for itself, at least 1.  Collective.

@@ -150,11 +150,12 @@ ALL, PART, NONE = (
 )
 
 
-def ranks(count: int, devices: int, support: Support = NONE, hosts: int = 1) -> list[Means]:
+def ranks(count: int, devices: int, support: Support = NONE, hosts: int = 1, nccl: int = 0) -> list[Means]:
     """Ranks on hosts of `devices` devices each, which they take in turn."""
     each = count // hosts
     return [
-        Means(f"h{r // each}", f"gpu{r % each % devices}" if devices else "", support) for r in range(count)
+        Means(f"h{r // each}", f"gpu{r % each % devices} id" if devices else "", support, nccl)
+        for r in range(count)
     ]
 
 
@@ -169,11 +170,43 @@ def ranks(count: int, devices: int, support: Support = NONE, hosts: int = 1) -> 
         (ranks(4, 2, support=ALL), "gpu", "cuda-mpi"),
         ([*ranks(1, 1), *ranks(1, 0)], "cpu", "host"),
         ([*ranks(1, 1, ALL), *ranks(1, 1, PART)], "gpu", "staged"),
+        (ranks(2, 2, nccl=22707), "gpu", "nccl"),
+        (ranks(4, 2, hosts=2, nccl=22707), "gpu", "nccl"),
+        (ranks(2, 2, support=ALL, nccl=2804), "gpu", "nccl"),
+        (ranks(1, 1, nccl=22707), "gpu", "staged"),
+        (ranks(4, 2, nccl=22707), "gpu", "staged"),
+        (ranks(4, 2, support=ALL, nccl=22707), "gpu", "cuda-mpi"),
+        (ranks(2, 2, nccl=2408), "gpu", "staged"),
+        ([*ranks(1, 1, nccl=22707), *ranks(2, 2, nccl=22605)[1:]], "gpu", "staged"),
     ],
 )
 def test_what_is_taken(means: list[Means], device: str, transport: str) -> None:
     choice = choose_transport("auto", means)
     assert (choice.device, choice.transport) == (device, transport) and choice.why
+
+
+def test_why_nccl_is_taken_or_not() -> None:
+    """And never beside an MPI that is handed device memory."""
+    assert (
+        choose_transport("auto", ranks(2, 2, nccl=22707)).why
+        == "every rank has a GPU of its own, and NCCL 2.27.7"
+    )
+    assert choose_transport("auto", ranks(2, 2, nccl=2804)).why.endswith("NCCL 2.8.4")
+    assert choose_transport("cuda-mpi", ranks(2, 2, support=ALL, nccl=22707)).transport == "cuda-mpi"
+    slices = [Means("h", f"bus {at}", NONE, 22707) for at in "ab"]
+    for means, words in (
+        (
+            ranks(2, 2),
+            "no NCCL: ranks 0, 1 have none that CuPy can load, or one before 2.7 (pip install nvidia-nccl-",
+        ),
+        (ranks(4, 2, nccl=22707), "no NCCL: ranks 0, 2 have one GPU together, and it wants one for each"),
+        ([*ranks(1, 1, nccl=22707), *ranks(2, 2, nccl=22605)[1:]], "have different versions, 2.26.5, 2.27.7"),
+        (slices, "ranks 0, 1 have one GPU together"),
+    ):
+        choice = choose_transport("auto", means)
+        assert choice.transport == "staged" and words in choice.why
+        with pytest.raises(InputError, match=r"transport nccl cannot be had: .*; use transport auto"):
+            choose_transport("nccl", means)
 
 
 def test_a_rank_without_a_gpu_is_named() -> None:
@@ -192,7 +225,8 @@ def test_what_is_asked_for_is_taken() -> None:
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        (lambda: choose_transport("nccl", ranks(2, 2)), r'"nccl".*auto, staged, cuda-mpi'),
+        (lambda: choose_transport("rdma", ranks(2, 2)), r'"rdma".*auto, nccl, staged, cuda-mpi'),
+        (lambda: choose_transport("nccl", ranks(2, 0)), "nccl needs a GPU.*no rank has a GPU"),
         (lambda: choose_transport("auto", ranks(2, 2), "tpu"), r'"tpu".*auto, cpu, gpu'),
         (lambda: choose_transport("cuda-mpi", ranks(2, 0)), "cuda-mpi needs a GPU.*no rank has a GPU"),
         (lambda: choose_transport("auto", ranks(2, 0), "gpu"), "device gpu needs a GPU"),

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from gridnn.comm.load import Kept, Spare
 from gridnn.comm.mover import Route, start
 from gridnn.comm.shard import scatter
-from gridnn.comm.transport import Aware, Kept, OnDevice, Spare, Staged
+from gridnn.comm.transport import Aware, OnDevice, Staged
 from gridnn.comm.world import Array, World
 from gridnn.compute.cpu.memory import logical
 from gridnn.compute.gpu.engine import Engine
