@@ -3,6 +3,9 @@
 A bucket's sum starts as soon as backward has finished its last parameter and is awaited at the update.  With
 the optimizer's state cut (ZeRO stage 1, Rajbhandari et al. 2020) the sum is a reduce-scatter: each replica
 updates its balanced share of the bucket, and an all-gather gives all the new values.
+
+Where activations are of a narrower type than parameters, products multiply by a copy of the values in that type, made
+once after each change of them (`round`); gradients, their sums and the update know the values only.
 """
 
 from __future__ import annotations
@@ -54,6 +57,7 @@ class _Live:
     parts: list[tuple[Key, int]]
     request: Awaited | None = None
     share: Array | None = None
+    copy: Array | None = None  # of `value`, in the type of activations
 
 
 class Arena:
@@ -67,6 +71,8 @@ class Arena:
         self._take: Callable[[Array], Array] = (lambda array: array) if engine is None else engine.take
         self.engine = engine
         dtype = np.dtype(dtype)
+        narrow = dtype if engine is None else engine.activations(dtype)
+        self._changed = narrow != dtype
         self.parameters: dict[str, dict[str, Parameter]] = {layer.node.name: {} for layer in placed.layers}
         self._live: list[_Live] = []
         for plan in plan_buckets(placed, world.rank, bucket_bytes, dtype.itemsize):
@@ -75,6 +81,8 @@ class Arena:
             value, grad = (self._take(np.zeros(plan.size, dtype)) for _ in range(2))
             live = _Live(plan, value, grad,
                          len({e.layer for e in plan.entries}), 0, kind, parts)  # fmt: skip
+            if engine is not None and narrow != dtype:
+                live.copy = engine.empty((plan.size,), narrow)
             self._live.append(live)
             at = 0
             for entry in plan.entries:
@@ -84,6 +92,7 @@ class Arena:
                     entry.parameter,
                     shaped(live.value[part], shape),
                     shaped(live.grad[part], shape),
+                    copy=None if live.copy is None else shaped(live.copy[part], shape),
                 )
                 at += entry.size
 
@@ -106,6 +115,19 @@ class Arena:
                     spec.start, seed, entry.name, spec.shape, box, spec.fan_in, spec.fan_in, block.dtype
                 )
                 block[...] = self._take(first)
+        self._changed = True
+
+    def changed(self) -> None:
+        """Note that the values are others now, or may be: a graph of the device has made an update."""
+        self._changed = True
+
+    def round(self) -> None:
+        """Copy the values into the type of activations, where that is another, unless they are what they were."""
+        if self._changed:
+            for live in self._live:
+                if live.copy is not None:
+                    live.copy[...] = live.value
+        self._changed = False
 
     def copied(self) -> list[Array]:
         """Return a copy of all values."""
@@ -119,12 +141,14 @@ class Arena:
         before = self.copied()
         for live, value in zip(self._live, values, strict=True):
             live.value[...] = value
+        self._changed = True
         return before
 
     @property
     def nbytes(self) -> int:
-        """Bytes of values and gradients."""
-        return sum(live.value.nbytes + live.grad.nbytes for live in self._live)
+        """Bytes of values, their copies and gradients."""
+        copies = sum(live.copy.nbytes for live in self._live if live.copy is not None)
+        return copies + sum(live.value.nbytes + live.grad.nbytes for live in self._live)
 
     def begin(self) -> None:
         """Forget the gradients of the last step."""
@@ -179,6 +203,7 @@ class Arena:
 
     def publish(self) -> None:
         """After the update, give the replicas each other's shares."""
+        self._changed = True
         for live in self._live:
             if self._is_cut(live):
                 parts = [(Key(e.layer, "update", "allgather", e.axes), e.size) for e in live.plan.entries]

@@ -21,6 +21,7 @@ from gridnn.comm.collectives import all_reduce
 from gridnn.comm.mover import Pending, Route, start
 from gridnn.comm.world import Array, World
 from gridnn.compute.interface import Engine, subjects_of
+from gridnn.compute.storage import wide_of
 from gridnn.geometry.exchange import Exchange
 from gridnn.geometry.interval import Box, extents_of
 from gridnn.geometry.traffic import Key
@@ -39,6 +40,8 @@ class Parameter:
     ----------
     fresh : bool
         True until this step's first gradient, which replaces `grad` instead of being added to it.
+    copy : array or None
+        The value in the type of activations, where that is another (`Arena.round`).
     """
 
     name: str
@@ -46,10 +49,22 @@ class Parameter:
     value: Array
     grad: Array
     fresh: bool = False
+    copy: Array | None = None
+
+    @property
+    def factor(self) -> Array:
+        """What products multiply by: the value in the type of activations."""
+        return self.value if self.copy is None else self.copy
 
 
 class Layer:
-    """A layer on its grid, as one rank sees it."""
+    """A layer on its grid, as one rank sees it.
+
+    Parameters
+    ----------
+    dtype
+        Of activations and their gradients; that of parameters may be wider (`gridnn.compute.storage`).
+    """
 
     KEEPS: ClassVar[tuple[str, ...]] = ()  # attributes that hold what a forward leaves for its backward
     wants_dx = True  # False where the input is data: nobody asks for its gradient
@@ -119,6 +134,7 @@ class Layer:
 
     def settle(self, raw: Array) -> Array:
         """Take the output as computed, a term of a sum, to rest."""
+        raw = self.narrow(raw)
         if self.settled:
             return raw
         return start(
@@ -131,6 +147,14 @@ class Layer:
             return dy
         exchange = self.placed.settle.transpose()
         return start(self.world, self._spreading, dy, self.key("backward", exchange), self.dtype).wait()
+
+    def narrow(self, array: Array) -> Array:
+        """Return an array that was computed in another type in that of activations."""
+        return in_type(self.engine, array, self.dtype)
+
+    def widen(self, array: Array) -> Array:
+        """Return an activation in the type that is computed in."""
+        return in_type(self.engine, array, wide_of(self.dtype))
 
     def key(self, direction: str, exchange: Exchange) -> Key:
         """Return what an exchange of this layer is counted under."""
@@ -146,3 +170,12 @@ class Layer:
         if len(ranks) < 2:
             return array
         return all_reduce(self.world, ranks, array, Key(self.name, direction, "allreduce", along), how)
+
+
+def in_type(engine: Engine, array: Array, dtype: DTypeLike) -> Array:
+    """Return an array of an engine, or a copy of it, in a dtype."""
+    if array.dtype == dtype:
+        return array
+    copy = engine.empty(array.shape, dtype)
+    engine.copy(array, copy)
+    return copy

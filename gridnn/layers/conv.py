@@ -20,6 +20,7 @@ from typing import NamedTuple
 from gridnn.comm.mover import Pending
 from gridnn.comm.world import Array
 from gridnn.compute.cpu.window import Window
+from gridnn.compute.storage import wide_of
 from gridnn.geometry import window as geometry
 from gridnn.geometry.interval import Box, Interval, extents_of, local_slices, overlap, volume
 from gridnn.layers.weighted import Weighted
@@ -99,7 +100,7 @@ class Convolution(Weighted):
         if not self.wants_dx:
             return [dy]
         _, parts = self._setup
-        weight, shape = self.parameters["weight"].value, self._x.shape
+        weight, shape = self.parameters["weight"].factor, self._x.shape
         if len(parts) == 1 and parts[0].c is ALL:
             groups = parts[0].groups
             return [
@@ -107,13 +108,13 @@ class Convolution(Weighted):
                     self.engine, self._dy, weight, self._window, shape, groups=groups
                 )
             ]
-        dx = self.engine.memory.zeros(shape, self.dtype)
+        dx = self.engine.memory.zeros(shape, wide_of(self.dtype))
         for k, c, groups in parts:  # parts of one group share input channels
             part = (shape[0], c.stop - c.start, *shape[2:])
-            dx[:, c] += self.compute.conv.backward_data(
+            dx[:, c] += self.widen(self.compute.conv.backward_data(
                 self.engine, self._dy[:, k], weight[k], self._window, part, groups=groups
-            )
-        return [dx]
+            ))  # fmt: skip
+        return [self.narrow(dx)]
 
     def weigh(self) -> None:
         """Add dW of the block."""
@@ -128,7 +129,7 @@ class Convolution(Weighted):
     def _on(self, x: Array, origin: Box, out: Box, y: Array) -> None:
         """Compute the outputs `out` into y, which holds the raw output, from `x`, which holds the box `origin`."""
         spec, parts = self._setup
-        weight, last = self.parameters["weight"].value, self.epilogue
+        weight, last = self.parameters["weight"].factor, self.epilogue
         window = self._window
         if out is not self.raw:
             spaces = zip(spec.windows, out[2:], self._extents, strict=True)
@@ -168,7 +169,7 @@ class TransposedConvolution(Weighted):
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the transposed convolution of the block."""
         self._x = inputs[0].wait()
-        weight, shape = self.parameters["weight"].value, extents_of(self.raw)
+        weight, shape = self.parameters["weight"].factor, extents_of(self.raw)
         raw = self.compute.conv.backward_data(self.engine, self._x, weight, self._window, shape)
         if self.settled:
             self.compute.pointwise.add_bias(self.engine, raw, **self.epilogue)
@@ -182,7 +183,7 @@ class TransposedConvolution(Weighted):
         out = self.engine.empty(self._x.shape, self.dtype)
         return [
             self.compute.conv.forward(
-                self.engine, self._dy, self.parameters["weight"].value, self._window, out=out
+                self.engine, self._dy, self.parameters["weight"].factor, self._window, out=out
             )
         ]
 

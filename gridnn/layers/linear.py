@@ -22,7 +22,7 @@ class FullyConnected(Weighted):
         self._x = inputs[0].wait()
         return self.finish(
             self.compute.linear.forward(
-                self.engine, self._x, self.parameters["weight"].value, **self.epilogue
+                self.engine, self._x, self.parameters["weight"].factor, **self.epilogue
             )
         )
 
@@ -31,7 +31,7 @@ class FullyConnected(Weighted):
         self._dy = self.begin(dy)
         if not self.wants_dx:
             return [dy]
-        return [self.compute.linear.backward_data(self.engine, self._dy, self.parameters["weight"].value)]
+        return [self.compute.linear.backward_data(self.engine, self._dy, self.parameters["weight"].factor)]
 
     def weigh(self) -> None:
         """Add dW, owed over n (and over space axes, which cut the batch here)."""

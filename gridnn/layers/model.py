@@ -27,7 +27,7 @@ from gridnn.compute.cpu.engine import Engine as CpuEngine
 from gridnn.compute.interface import Engine, subjects_of
 from gridnn.geometry.interval import Box, Interval, extents_of, local_slices
 from gridnn.layers.arena import Arena
-from gridnn.layers.base import Layer, Stowed
+from gridnn.layers.base import Layer, Stowed, in_type
 from gridnn.layers.conv import Convolution
 from gridnn.layers.fuse import fuse, margins
 from gridnn.layers.itinerary import Itinerary, Stop, Way
@@ -75,6 +75,11 @@ class Model:
         No gradient goes from a stage to the one before: each has a loss of its own.
     twin
         A model of the same plan for passes of another size, whose parameters and running statistics this one has, too.
+
+    Attributes
+    ----------
+    dtype, activations
+        Of parameters and their gradients; of the arrays between layers, which is the engine's to say.
     """
 
     def __init__(
@@ -85,13 +90,13 @@ class Model:
         check_runs(placed.network)
         self.world, self.placed, self.dtype = world, placed, np.dtype(dtype)
         self.engine: Engine = engine or CpuEngine.detect(world.memory)
-        self.compute = subjects_of(self.engine)
+        self.compute, self.activations = subjects_of(self.engine), self.engine.activations(dtype)
         made = (
             None if twin else Arena(world, placed, dtype, bucket_bytes, cut_optimizer, overlap, self.engine)
         )
         self.arena: Arena = made or twin.arena  # type: ignore[union-attr]
         self.layers = [
-            make_layer(world, p, dtype, self.arena.parameters[p.node.name], self.engine)
+            make_layer(world, p, self.activations, self.arena.parameters[p.node.name], self.engine)
             for p in placed.layers
         ]
         self.paths = [None if e.exchange is None else Route(e.exchange, world.rank) for e in placed.edges]
@@ -160,6 +165,7 @@ class Model:
         replay: Pass | None,
     ) -> Verdict:  # fmt: skip
         self._pass = Pass()
+        self.arena.round()
         coming: dict[int, Pending] = {
             i: self._read(e, x)
             for i, e in enumerate(self.placed.edges)
@@ -183,7 +189,7 @@ class Model:
             if isinstance(layer, Loss):
                 self.output = y = inputs[0].wait()
                 if stop.works:
-                    found = layer.judge(y, self.engine.take(target), valid, score)
+                    found = layer.judge(y, self._taken(target), valid, score)
                     verdict = found if layer is self.loss else verdict
             elif stop.works and replay is not None and not any(self._uses[way.edge] for way in stop.leaves):
                 layer.recall(inputs)
@@ -198,7 +204,7 @@ class Model:
                 if replay is not None and not self._uses[e]:
                     continue  # sent the first time
                 room, middle = margin.pop(e, (None, None)) if margin else (None, None)
-                coming[e] = start(self.world, path, y, key, self.dtype, room if y is middle else None)
+                coming[e] = start(self.world, path, y, key, self.activations, room if y is middle else None)
             for e in stop.last:
                 coming.pop(e).wait()  # also completes what this rank only sent
         self._pass.arrived = {e: pending.wait() for e, pending in arriving.items()}
@@ -253,6 +259,7 @@ class Model:
             self._backward(scale, last)
 
     def _backward(self, scale: float, last: bool) -> None:
+        self.arena.round()  # a pass goes backward with the weights of its forward, which may have been others
         left, sums = list(self._uses), dict[int, Array]()
         clock = self.world.clock
         coming = {way.edge: self._await(way) for way in self._returning}
@@ -260,7 +267,7 @@ class Model:
             clock.at(stop.computes[1])
             layer, dy = stop.layer, self._collect(stop, coming)
             if not stop.works:
-                found = [self.engine.empty((0,) * len(need), self.dtype) for need in layer.needs]
+                found = [self.engine.empty((0,) * len(need), self.activations) for need in layer.needs]
             elif isinstance(layer, Loss):
                 found = [layer.gradient(scale)]
             else:
@@ -274,7 +281,7 @@ class Model:
                 if left[e]:
                     sums[e] = dx
                 else:
-                    coming[e] = start(self.world, back.route, dx, back.key, self.dtype)
+                    coming[e] = start(self.world, back.route, dx, back.key, self.activations)
             if stop.works:
                 clock.at(stop.computes[2])
                 layer.weigh()
@@ -285,14 +292,14 @@ class Model:
 
     def _await(self, way: Way) -> Pending:
         """Start to receive what other stages send on an edge."""
-        nothing = self.engine.empty(way.route.shape, self.dtype)
-        return start(self.world, way.route, nothing, way.key, self.dtype)
+        nothing = self.engine.empty(way.route.shape, self.activations)
+        return start(self.world, way.route, nothing, way.key, self.activations)
 
     def _margin(self, edge: int, margin: dict[int, tuple[Array, Array]]) -> Array:
         """Make the margin buffer of a halo edge; return its middle, for the producer to write."""
         path = self.paths[edge]
         assert path is not None
-        room = self.engine.empty(extents_of(path.target), self.dtype)
+        room = self.engine.empty(extents_of(path.target), self.activations)
         margin[edge] = (room, room[local_slices(path.source, path.target)])
         return margin[edge][1]
 
@@ -303,7 +310,8 @@ class Model:
             return self.compute.pointwise.add(self.engine, parts)
         if parts or not stop.leaves or not stop.works:
             return parts[0] if parts else self._nothing(stop.layer)
-        return self.engine.memory.zeros(extents_of(stop.layer.out), self.dtype)  # only stages behind use it
+        # Only stages behind use it.
+        return self.engine.memory.zeros(extents_of(stop.layer.out), self.activations)
 
     def _read(self, edge: Edge, x: Array) -> Pending:
         """Return an input edge, which has arrived: the loader read it."""
@@ -313,8 +321,15 @@ class Model:
             if x.size and all(i.size for i in need)
             else np.zeros(extents_of(need), self.dtype)
         )
-        return Pending.arrived_already(self.world, self.engine.take(array))
+        array = self._taken(array)
+        if self.activations != self.dtype:
+            array = in_type(self.engine, array, self.activations)
+        return Pending.arrived_already(self.world, array)
+
+    def _taken(self, array: Array) -> Array:
+        """Return a part of a batch where the engine computes; that of a captured step is there."""
+        return self.engine.fitted(array) if self.engine.holds(array) else self.engine.take(array)
 
     def _nothing(self, layer: Layer) -> Array:
         dims = len(layer.placed.placement.out.dims)
-        return self.engine.empty((0,) * dims, self.dtype)
+        return self.engine.empty((0,) * dims, self.activations)

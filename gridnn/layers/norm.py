@@ -70,7 +70,8 @@ class BatchNormalisation(Layer):
         x, statistics, y = self._kept
         del self._kept
         sums = self._sum(self.compute.norm.backward_sums(self.engine, x, statistics, dy, y), "backward")
-        gamma, (of_beta, of_gamma) = self.parameters["gamma"], sums.astype(self.dtype)
+        gamma = self.parameters["gamma"]
+        of_beta, of_gamma = sums.astype(gamma.grad.dtype)
         self.parameters["beta"].grad += of_beta
         gamma.grad += of_gamma
         return [

@@ -5,9 +5,7 @@ What they need has been brought by their edges; upsampling reads a window, so it
 
 from __future__ import annotations
 
-from itertools import accumulate
-
-import numpy as np
+from itertools import accumulate, pairwise
 
 from gridnn.comm.mover import Pending
 from gridnn.comm.world import Array
@@ -100,13 +98,16 @@ class Concatenation(Layer):
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return the block."""
-        parts, y = [pending.wait() for pending in inputs], self.output()
-        return np.concatenate(parts, axis=1, out=y)
+        parts, y, at = [pending.wait() for pending in inputs], self.output(), 0
+        for part in parts:
+            y[:, at : at + part.shape[1]] = part
+            at += part.shape[1]
+        return y
 
     def backward(self, dy: Array) -> list[Array]:
         """Return each input's channels of dy."""
-        stops = [*accumulate(box[1].size for box in self.needs)]
-        return list(np.split(dy, stops[:-1], axis=1))
+        stops = [*accumulate((box[1].size for box in self.needs), initial=0)]
+        return [dy[:, first:stop] for first, stop in pairwise(stops)]
 
 
 class Flattening(Layer):

@@ -71,8 +71,8 @@ class GlobalAverage(Layer):
 
     def backward(self, dy: Array) -> list[Array]:
         """Return dX: every element gets its share."""
-        share = self.spread(dy) * (1 / self._count)
-        return [self.compute.pool.spread_space(self.engine, share, self._shape)]
+        share = self.widen(self.spread(dy)) * (1 / self._count)
+        return [self.compute.pool.spread_space(self.engine, self.narrow(share), self._shape)]
 
     @property
     def _count(self) -> int:

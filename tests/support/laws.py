@@ -18,7 +18,7 @@ from gridnn.comm.world import World
 from gridnn.compute.interface import Engine
 from gridnn.cost.traffic import predict_step
 from gridnn.geometry.grid import GridShape, Scheme
-from gridnn.geometry.traffic import Traffic
+from gridnn.geometry.traffic import Traffic, Widths
 from gridnn.layers.model import Model
 from gridnn.layers.norm import BatchNormalisation
 from gridnn.network import spec as s
@@ -86,12 +86,14 @@ def run(world: World, network: Network, schemes: Mapping[str, Scheme], batch: in
                 array = model.engine.give(getattr(layer, name)) if inside else np.zeros(0)
                 running[f"{layer.name}.{name}"] = gather(world, Shard(array, dims))
     predicted = Traffic()
+    widths = Widths(model.activations.itemsize, model.dtype.itemsize)
     step_traffic = predict_step(
-        placed, world.rank, np.dtype(dtype).itemsize, bucket_bytes=BUCKET_BYTES, cut_optimizer=cut_optimizer
+        placed, world.rank, widths, bucket_bytes=BUCKET_BYTES, cut_optimizer=cut_optimizer
     )
     predicted.merge(step_traffic, STEPS)
     assert model.output is not None
-    output = gather(world, Shard(model.engine.give(model.output), model.loss.placed.placement.needs[0]))
+    mine = model.engine.give(model.output).astype(model.dtype, copy=False)
+    output = gather(world, Shard(mine, model.loss.placed.placement.needs[0]))
     return Outcome(
         losses, output, gradients, _gather(world, model, "value"), running, world.ledger, predicted
     )
