@@ -229,7 +229,7 @@ def _counts(run: Run, ranks: set[int]) -> dict[int, dict[Key, Volume]]:
     """Return the predicted traffic of a step of some ranks."""
     return {
         rank: dict(predict_step(
-            run.placed, rank, run.job.itemsize, passes=run.job.passes, bucket_bytes=run.bucket_bytes,
+            run.placed, rank, run.job.widths, passes=run.job.passes, bucket_bytes=run.bucket_bytes,
             cut_optimizer=run.cut_optimizer,
         ).items())
         for rank in sorted(ranks)
@@ -241,7 +241,7 @@ def _by_spent(
 ) -> dict[int, dict[Spent, list[Moved]]]:
     """Return what ranks move in a step, priced on a machine; keys of several axes are one, replays are added."""
     moves = Movements(
-        run.placed, machine, run.job.itemsize, run.job.passes, run.bucket_bytes, run.cut_optimizer
+        run.placed, machine, run.job.widths, run.job.passes, run.bucket_bytes, run.cut_optimizer
     )
     found: dict[int, dict[Spent, list[Moved]]] = {}
     for rank, count in counts.items():

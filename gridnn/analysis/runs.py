@@ -186,7 +186,7 @@ class Run:
         """Return a step by the formulas, on a machine."""
         job = self.job
         return price_plan(
-            self.placed, machine, job.itemsize, job.passes, bucket_bytes=self.bucket_bytes,
+            self.placed, machine, job.widths, job.passes, bucket_bytes=self.bucket_bytes,
             cut_optimizer=self.cut_optimizer, states=job.states,
         )  # fmt: skip
 
@@ -256,7 +256,7 @@ def _open(folder: Path, name: str, machine: Machine | None) -> Run:
     states = 0 if optimizer == "sgd" and not momentum else STATES.get(optimizer, 1)
     job = Job(
         open_network(file.model), machine or _machine_of(folder, plan), plan.procs, plan.batch, plan.passes, itemsize,
-        states,
+        states, 2 if config.get("compute", {}).get("precision") == "bf16" else 0,
     )  # fmt: skip
     return Run(
         name, folder, plan, job, bucket_bytes, cut, overlap,

@@ -16,6 +16,7 @@ from gridnn.cost.machine import load_machine
 from gridnn.cost.price import price_plan
 from gridnn.errors import InputError
 from gridnn.geometry.grid import GridShape
+from gridnn.geometry.traffic import Widths
 from gridnn.network import spec as s
 from gridnn.network import zoo
 from gridnn.network.graph import Network, check_runs
@@ -53,6 +54,8 @@ class Job:
         The network placed for passes of one sample less, where a batch has both.
     stages
         Of the placed network, if the plan has some.
+    widths
+        Bytes of elements; None: all are as wide as parameters.
     """
 
     network: Network
@@ -61,6 +64,7 @@ class Job:
     passes: int
     rest: PlacedNetwork | None = None
     stages: Stages | None = None
+    widths: Widths | None = None
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -115,7 +119,7 @@ def choose(config: Config, train: Dataset, procs: int) -> Job:
     rest = place_network(whole, schemes, batch // passes, procs) if batch % passes else None
     machine = load_machine(config.plan.machine)
     cost = price_plan(
-        placed, machine, np.dtype(config.train.dtype).itemsize, passes, bucket_bytes=config.train.bucket_bytes,
+        placed, machine, widths(config), passes, bucket_bytes=config.train.bucket_bytes,
         cut_optimizer=config.train.cut_optimizer, states=states(config.train),
     )  # fmt: skip
     predicted = {
@@ -138,7 +142,13 @@ def choose(config: Config, train: Dataset, procs: int) -> Job:
         model=model,
         machine=config.plan.machine,
     )
-    return Job(network, plan, placed, passes, rest, stages)
+    return Job(network, plan, placed, passes, rest, stages, widths(config))
+
+
+def widths(config: Config) -> Widths:
+    """Return the bytes of elements of a run: compute.precision = "bf16" stores activations in two."""
+    parameter = np.dtype(config.train.dtype).itemsize
+    return Widths(2 if config.compute.precision == "bf16" else parameter, parameter)
 
 
 def choose_plan(config: Config, network: Network, procs: int) -> Plan:
@@ -211,7 +221,7 @@ def _planned(config: Config, network: Network, procs: int) -> Plan:
     if wanted == "sequential" or procs == 1:
         return plan
     placed = place_network(network, found.schemes, job.per_pass, procs)
-    price = price_plan(placed, machine, job.itemsize, job.passes, states=job.states)
+    price = price_plan(placed, machine, job.widths, job.passes, states=job.states)
     weighed = weigh(job, price.overlapped_s)
     if weighed.wins and weighed.best is not None:
         return plan_of(job, weighed.best, f"auto: {weighed.words}; on machine {machine.name}")
@@ -236,7 +246,7 @@ def _job(config: Config, network: Network, procs: int) -> problem.Job:
     """Return the planner's job of a configuration."""
     return problem.Job(
         network, load_machine(config.plan.machine), procs, config.train.batch, config.train.accumulate,
-        np.dtype(config.train.dtype).itemsize, states(config.train),
+        np.dtype(config.train.dtype).itemsize, states(config.train), widths(config).activation,
     )  # fmt: skip
 
 

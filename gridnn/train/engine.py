@@ -5,7 +5,9 @@ own kernels        oneDNN, and NumPy for the rest  how to compile them
 oneDNN             own kernels                     how to install it
 bfloat16           nothing: asked for, it is an    what is needed
                    error, on all ranks
-TF32 of a device   nothing, as of bfloat16         what is needed
+TF32, BF16 of a    nothing, as of bfloat16         what is needed
+device
+cuDNN              own kernels of the device       nothing; asked for, it is an error
 a device, where    the processor, in float32,      that "tf32" or a limit is not used
 it is "auto"       without a limit of memory
 
@@ -22,16 +24,21 @@ from pathlib import Path
 from gridnn.comm.agree import agreed
 from gridnn.comm.cuda_aware import Choice as Way
 from gridnn.comm.cuda_aware import Means, choose_transport
-from gridnn.comm.transport import Aware, Staged
+from gridnn.comm.nccl import open_nccl
+from gridnn.comm.transport import Aware, Direct, Staged
+from gridnn.comm.trial import tried
 from gridnn.comm.world import World, device_support
 from gridnn.compute.cpu.choice import Choice, read_choices, write_choices
 from gridnn.compute.cpu.engine import Engine as CpuEngine
+from gridnn.compute.cpu.memory import Memory
 from gridnn.compute.cpu.native.library import load
 from gridnn.compute.cpu.onednn.library import Library, find
 from gridnn.compute.cpu.onednn.precision import BFLOAT16, FLOAT32, has_bfloat16
+from gridnn.compute.gpu.cudnn_engine import CudnnEngine
+from gridnn.compute.gpu.cudnn_engine import open_engine as open_gpu_engine
 from gridnn.compute.gpu.device import Device, open_device
 from gridnn.compute.gpu.engine import Engine as GpuEngine
-from gridnn.compute.gpu.found import local_rank
+from gridnn.compute.gpu.found import find_devices, local_rank
 from gridnn.compute.gpu.room import Room
 from gridnn.errors import InputError
 from gridnn.train.sections import ComputeSection, Config
@@ -49,7 +56,11 @@ TF32_UNUSED = (
     'compute.precision = "tf32" is of GPUs, and compute.device = "auto" found none: the processor computes in '
     "float32"
 )
+GRAPHS_UNUSED = 'compute.graphs = "on" is of GPUs, and the processor computes here, as without'
 LIMIT_UNUSED = "compute.memory_limit is of GPUs, and the processor computes here: it takes what it needs"
+CUDNN_UNUSED = (
+    'compute.conv = "cudnn" is of GPUs, and the processor computes here: it has convolutions of its own'
+)
 LATE = (
     "no launcher says the number of a rank on its host, so devices were taken after MPI started, as MPI counts: too "
     "late for an MPI that takes device memory (gridnn doctor says whether this one does)"
@@ -93,7 +104,7 @@ def engine_of(
         On all ranks, as `open_engine`; where a device was asked for and there is none, it cannot compute in
         `compute.precision`, or messages cannot go as `comm.transport` asks.
     """
-    compute, found, missing = config.compute, None, None
+    compute, found, missing, host = config.compute, None, None, world.memory
     said = at = None
     if compute.device != "cpu":
         said, at = local_rank(environment), world.rank_on_host()
@@ -101,7 +112,8 @@ def engine_of(
             found = open_device(at if said is None else said, compute.memory_limit)
         except InputError as error:
             missing = error
-    means = Means("", "" if found is None else found[0].name, device_support(environment))
+    device, nccl = ("", 0) if found is None else (found[1].identity or found[0].name, find_devices().nccl)
+    means = Means(platform.node(), device, device_support(environment), nccl)
     told = world.comm.allgather((means, said, at))
     with agreed(world):
         if missing is not None and compute.device == "gpu":  # it says more than what others see of it
@@ -110,7 +122,12 @@ def engine_of(
         way = choose_transport(config.comm.transport, [means for means, _, _ in told], compute.device)
         if found is None or way.device == "cpu":
             return open_engine(world, compute, threads, kept)
-        return _on_device(world, config, *found, way, _numbers([(said, at) for _, said, at in told]))
+        engine = _on_device(world, config, *found, way, _numbers([(said, at) for _, said, at in told]))
+    if way.transport == "nccl":
+        _hand_on(world, engine, host, config.comm.transport)
+    if compute.choice == "measured":
+        _know_choices(world, engine, kept)
+    return engine
 
 
 def _on_device(
@@ -120,14 +137,55 @@ def _on_device(
     compute = config.compute
     if compute.precision == "bfloat16":  # with "auto": what it finds is not known before
         raise InputError(
-            f'compute.precision = "bfloat16" is not there yet for a GPU, and compute.device = "{compute.device}" found '
-            f'{device.name}; take compute.device = "cpu", or compute.precision = "tf32" or "float32"'
+            f'compute.precision = "bfloat16" is oneDNN\'s, and compute.device = "{compute.device}" found '
+            f'{device.name}; take compute.device = "cpu", or "gpu" with compute.precision = "bf16", "tf32" or "float32"'
         )
-    engine = GpuEngine(device, compute.precision, room)
+    engine = open_gpu_engine(
+        device, compute.precision, room, compute.conv, measured=compute.choice == "measured",
+        deterministic=compute.deterministic,
+    )  # fmt: skip
     transport = Aware if way.transport == "cuda-mpi" else Staged
     world.memory, world.transport = engine.memory, transport(world.memory, engine)
-    engine.said = (f"transport {way.transport}: {way.why}", *said)
+    engine.said, device.graphs = (f"transport {way.transport}: {way.why}", *said), compute.graphs
     return engine
+
+
+def _hand_on(world: World, engine: GpuEngine, host: Memory, asked: str) -> None:
+    """Let devices hand messages to each other, if a trial says that they can.  Collective.
+
+    Parameters
+    ----------
+    host
+        Memory of the host.
+    asked
+        The transport that the user asked for; with "auto" messages go by the host where NCCL fails.
+
+    Raises
+    ------
+    InputError
+        On all ranks, where NCCL was asked for and does not work.
+    """
+    with agreed(world):
+        nccl = open_nccl(engine.device)
+    wrong = tried(world, engine.device, nccl) if world.size > 1 else ""
+    if not wrong:
+        world.transport = Direct(host, engine, nccl)
+        return
+    words = f"NCCL is here and does not work between these ranks ({wrong})"
+    if asked == "nccl":
+        error = InputError(f"{words}; NCCL_DEBUG=WARN says more, comm.transport = 'staged' goes without it")
+        error.everywhere = True
+        raise error
+    engine.said = (f"transport staged: {words}", *engine.said[1:])
+
+
+def _know_choices(world: World, engine: GpuEngine, kept: Path | None) -> None:
+    """Give ranks of one kind of device the same choices of earlier runs, whatever file each can read.  Collective."""
+    mine = engine.machine if isinstance(engine, CudnnEngine) else ""
+    told = world.comm.allgather((mine, read_choices(kept, mine) if kept and mine else {}))
+    if isinstance(engine, CudnnEngine):
+        for name, known in reversed(told):  # of two that differ, the first rank's
+            engine.convolutions.known |= known if name == mine else {}
 
 
 def _numbers(told: Sequence[tuple[int | None, int | None]]) -> tuple[str, ...]:
@@ -197,6 +255,10 @@ def words(world: World, engine: CpuEngine | GpuEngine, config: ComputeSection, t
         said.append(BFLOAT16_AVAILABLE)
     if config.precision == "tf32":
         said.append(TF32_UNUSED)
+    if config.conv == "cudnn":
+        said.append(CUDNN_UNUSED)
+    if config.graphs == "on":
+        said.append(GRAPHS_UNUSED)
     if config.memory_limit is not None:
         said.append(LIMIT_UNUSED)
     return said
@@ -204,11 +266,14 @@ def words(world: World, engine: CpuEngine | GpuEngine, config: ComputeSection, t
 
 def keep_choices(world: World, engine: CpuEngine | GpuEngine, threads: int, kept: Path | None) -> None:
     """Write the choices of all ranks to the file, by rank 0.  Collective."""
-    if isinstance(engine, GpuEngine):  # it has nothing to choose from yet
-        return
-    made = world.comm.gather((machine(engine, threads), engine.choice.made))
+    mine: tuple[str, Mapping[str, str]] = ("", {})  # of own kernels of a GPU, which have no choice
+    if isinstance(engine, CudnnEngine):
+        mine = engine.machine, engine.convolutions.made
+    elif isinstance(engine, CpuEngine):
+        mine = machine(engine, threads), engine.choice.made
+    made = world.comm.gather(mine)
     if made is not None and kept is not None:
-        for name, choices in made:
+        for name, choices in reversed(made):  # of two that differ, the first rank's
             write_choices(kept, name, choices)
 
 

@@ -33,6 +33,7 @@ from gridnn.plan.pipeline.memory import stage_memory
 from gridnn.plan.pipeline.stagecost import held_bytes
 from gridnn.plan.plan import Plan
 from gridnn.plan.search import search
+from gridnn.train.choose import widths
 from gridnn.train.console import bytes_text
 from gridnn.train.optimizer import states
 from gridnn.train.run import Run
@@ -58,9 +59,8 @@ class Place(NamedTuple):
 
 def predicted(placed: PlacedNetwork, rank: int, config: Config) -> MemoryUse:
     """Return what a step takes of a rank's memory, the optimizer's state cut where the run cuts it."""
-    itemsize = np.dtype(config.train.dtype).itemsize
-    kinds = states(config.train)
-    use = predict_memory(placed, rank, itemsize, kinds)
+    own, kinds = widths(config), states(config.train)
+    use = predict_memory(placed, rank, own, kinds)
     if not config.train.cut_optimizer:
         return use
     elements = 0
@@ -69,7 +69,7 @@ def predicted(placed: PlacedNetwork, rank: int, config: Config) -> MemoryUse:
             box = parameter.layout.box(rank)
             sharing = sum(parameter.layout.box(other) == box for other in layer.scheme.ranks)
             elements += -(-prod(i.size for i in box) // max(1, sharing))
-    return replace(use, state_bytes=kinds * elements * itemsize)
+    return replace(use, state_bytes=kinds * elements * own.parameter)
 
 
 def _of_run(run: Run) -> MemoryUse:
@@ -180,8 +180,9 @@ def _search(run: Run, limit: int) -> tuple[Plan, int] | None:
     world, config, job = run.world, run.config, run.job
     machine, itemsize = load_machine(config.plan.machine), np.dtype(config.train.dtype).itemsize
     asked = problem.Job(
-        job.network, machine, world.size, config.train.batch, job.passes, itemsize, states(config.train)
-    )
+        job.network, machine, world.size, config.train.batch, job.passes, itemsize, states(config.train),
+        widths(config).activation,
+    )  # fmt: skip
     within = float(limit)
     for _ in range(TRIES):
         try:  # the same on all ranks: integers, and a clock that decides nothing

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gridnn.compute.cpu import update
+from gridnn.compute.gpu import update as gpu
+from gridnn.compute.gpu.engine import Engine as GpuEngine
 from gridnn.compute.interface import CPU, Engine, subjects_of
 from gridnn.train.sections import TrainSection
 
@@ -109,6 +111,12 @@ class Optimizer:
         self.updates += 1
         for piece in pieces:
             self._update(piece, lr, squares, grad_scale, delay)
+
+    def announce(self, lr: float) -> None:
+        """Count an update that a graph of the device makes, and tell its numbers to the rules there."""
+        assert isinstance(self._engine, GpuEngine), "a device makes graphs"
+        self.updates += 1
+        gpu.announce(self._engine, gpu.Now(self.updates, lr))
 
     def state_arrays(self) -> dict[str, dict[str, Array]]:
         """Return the state by piece and kind ("velocity", "m", "v"): views, empty before the first step."""

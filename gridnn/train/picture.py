@@ -30,7 +30,7 @@ def save_pictures(
     part: Any = np.zeros((0,) * len(need.shape), model.dtype)
     if world.rank in need.scheme.ranks:
         assert model.output is not None, "a forward pass leaves its output"
-        part = model.engine.give(model.output)
+        part = model.engine.give(model.output).astype(model.dtype, copy=False)
     model.settle()
     output = gather(world, Shard(part, need))
     world.ledger = job

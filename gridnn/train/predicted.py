@@ -18,7 +18,7 @@ class Predicted:
 
     def __init__(self, job: Job, config: TrainSection, procs: int, rank: int) -> None:
         self.job, self.config, self._procs, self._rank = job, config, procs, rank
-        self._itemsize = np.dtype(config.dtype).itemsize
+        self._itemsize = job.widths or np.dtype(config.dtype).itemsize
         self._parameters = sum(len(layer.placement.parameters) for layer in job.placed.layers)
         self._crossing = crossing(job.placed, job.stages)
         self._stage = job.stage(rank)

@@ -199,8 +199,8 @@ class CommSection(Section):
 
     overlap: bool = True
     """Compute while messages are under way; where the machine file says that it pays, a thread keeps them moving."""
-    transport: Literal["auto", "staged", "cuda-mpi"] = "auto"
-    """Messages of a GPU: copied to the host, or handed to MPI there; "auto" does that where MPI says it takes them."""
+    transport: Literal["auto", "nccl", "staged", "cuda-mpi"] = "auto"
+    """Messages of a GPU: by NCCL, by the host, or by an MPI that takes them; "auto": NCCL where each rank has a GPU."""
     timeout_s: Positive = 300.0
     """A rank silent for this long ends the run."""
 
@@ -214,10 +214,16 @@ class ComputeSection(Section):
     """"auto" takes all there is: own kernels and oneDNN; "native" own kernels only; "numpy" the slow reference."""
     onednn: Name | None = None
     """Path of libdnnl.so.3 or of the prefix it is installed under; left out, it is searched for."""
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """Factors of products: "bfloat16" where faster (choice "fixed": in all), on a GPU "tf32"; sums stay float32."""
+    precision: Literal["float32", "tf32", "bf16", "bfloat16"] = "float32"
+    """Products: CPU "bfloat16" (where faster); GPU "tf32", or "bf16", in which activations are stored, too."""
     choice: Literal["measured", "fixed"] = "measured"
     """How a kernel is chosen for a layer: by a short measurement that is kept, or by rule, the same in every run."""
+    conv: Literal["auto", "own", "cudnn"] = "auto"
+    """Convolutions of a GPU: own kernels, cuDNN wherever it can, or "auto", the faster one where cuDNN is installed."""
+    deterministic: bool = True
+    """Sums of cuDNN have one order, so that a step repeats bit for bit; those of own kernels always have."""
+    graphs: Literal["auto", "on", "off"] = "off"
+    """Steps of a GPU as CUDA graphs: "on", or "auto" where they can be; "off" until that has run on one."""
     memory_limit: Positive | None = None
     """What a rank may take of its GPU's memory: a share up to 1, bytes above; left out, all there is."""
     threads: Whole = 0
@@ -232,8 +238,15 @@ class ComputeSection(Section):
             (self.precision == "tf32" and self.device == "cpu",
              f'compute.precision = "tf32" is of a GPU\'s tensor cores, but {device}; take compute.device = "gpu", or '
              'compute.precision = "float32"'),
+            (self.precision == "bf16" and self.device != "gpu",
+             f'compute.precision = "bf16" stores activations of a GPU in two bytes, but {device}; take '
+             'compute.device = "gpu", or for a processor compute.precision = "bfloat16"'),
             (self.precision == "bfloat16" and self.device == "gpu",
-             f'compute.precision = "bfloat16" is not there yet for {device}; take "tf32" or "float32", or the cpu'),
+             f'compute.precision = "bfloat16" is oneDNN\'s, but {device}; take "bf16", "tf32", "float32", or the cpu'),
+            (self.conv == "cudnn" and self.device == "cpu",
+             f'compute.conv = "cudnn" is of GPUs, but {device}; take compute.device = "gpu", or leave it out'),
+            (self.graphs == "on" and self.device == "cpu",
+             f'compute.graphs = "on" is of GPUs, but {device}; take compute.device = "gpu", or compute.graphs = "off"'),
             (limit is not None and 1 < limit < 1 << 20,  # GB or per cent were meant
              f"compute.memory_limit = {limit} is neither a share up to 1 nor bytes of a run; give, say, 0.5 or 20e9"),
         ])  # fmt: skip

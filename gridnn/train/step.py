@@ -8,6 +8,14 @@ other, and the update:
 
 Where a schedule has no flush, stages are at different steps: the loss of a step is known some steps later (`lag`), and
 `drain` makes all weights those after the same step, for whoever looks at them.
+
+On a device the host reads a loss when the next step has been started, so that the device never waits for the host:
+
+    host      start 0 | start 1, read loss 0 | start 2, read loss 1 |         a loss that is not finite ends the run one
+    device            | step 0 | step 1         | step 2 | ...                update later
+
+It reads it in the step itself where it has to wait there for something else: for norms (train.clip_norm, LARS), or for
+messages that go by MPI.  Where nothing is read in a step, all of it can be one graph of the device (`train.replay`).
 """
 
 from __future__ import annotations
@@ -16,19 +24,25 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from gridnn.comm.carrier import Awaited
 from gridnn.comm.clock import Where
-from gridnn.comm.collectives import Awaited, all_reduce, finish, start_scalars
+from gridnn.comm.collectives import all_reduce, finish, start_scalars
 from gridnn.comm.world import Array, World
+from gridnn.compute.gpu.engine import Engine as GpuEngine
+from gridnn.compute.gpu.graph import Known, Later
 from gridnn.errors import RunError
 from gridnn.geometry.traffic import Key
+from gridnn.layers.loss import Loss
 from gridnn.layers.model import Model, Pass
 from gridnn.train.choose import Job
 from gridnn.train.data.loader import Batch, Loader
 from gridnn.train.optimizer import Optimizer, Piece
 from gridnn.train.predicted import needs_squares
+from gridnn.train.replay import replay_of
 from gridnn.train.schedule import clip_scale, lr_at
 from gridnn.train.sections import TrainSection
 
@@ -64,11 +78,12 @@ class _Open:
 
 @dataclass
 class _Sum:
-    """A step's loss on its way."""
+    """A step's loss on its way: from the device, then to all ranks."""
 
     step: int
     loss: Array
-    request: Awaited | None
+    later: Later | None = None
+    request: Awaited | None = None
     norm: float | None = None
 
 
@@ -107,13 +122,22 @@ class Trainer:
         self.stage, self._first = job.stage(world.rank), first
         self._open: dict[int, _Open] = {}
         self._sums: deque[_Sum] = deque()
+        self._loss: Any = 0.0  # of this rank and the step's passes so far, maybe on a device
+        engine, norms = self.model.engine, needs_squares(config)
+        waits = world.size > 1 and world.transport.waits
+        self._device = engine.device if isinstance(engine, GpuEngine) and not (waits or norms) else None
+        for layer in (layer for model in models for layer in model.layers):
+            if isinstance(layer, Loss):
+                layer.late = self._device is not None
+        self._lag = job.lag + (self._device is not None)
+        self._replay = replay_of(world, engine, self.model.arena, job, norms, self._announce)
         self.staleness: set[int] = set()
         """Steps between a batch and the update by its gradient, as counted."""
 
     def step(
         self, number: int, loader: Loader, before_update: Callable[[], None] = lambda: None
     ) -> list[StepResult]:
-        """Make step `number` (from 0); return the steps whose loss is known by now: this one, unless stages differ.
+        """Make step `number` (from 0); return the steps whose loss is known by now: this one, unless it is known late.
 
         Parameters
         ----------
@@ -126,8 +150,9 @@ class Trainer:
             On all ranks, when a loss is not finite.
         """
         with self.world.clock.phase("update", ((), "update")):  # has what no other phase has: no gaps
-            self._work(number, None, loader, before_update)
-            return self._known(self.job.lag)
+            if not self._replayed(number, loader, before_update):
+                self._work(number, None, loader, before_update)
+            return self._known(self._lag)
 
     def drain(self, stop: int, before_update: Callable[[], None] = lambda: None) -> list[StepResult]:
         """Bring all stages to the same step: nothing is on its way, no gradient is missing.  Costs a filling.
@@ -169,22 +194,70 @@ class Trainer:
     def _forward(self, number: int, loader: Loader) -> None:
         job, config = self.job, self.config
         step, part = divmod(number, job.passes)
-        model = self.models[job.kind(number)]
-        with self.world.clock.phase("data"):
-            batch = loader.batch(number)
+        model, batch = self.models[job.kind(number)], self._batch(number, loader)
         late = job.schedule.delay(self.stage) > 0
         weights = self._stashed(part) if late and not job.schedule.replays(self.stage) else None
         verdict = model.forward(batch.x, batch.target, at=(config.seed, number))
-        if part == 0:
-            self._loss = np.zeros(1)
-        self._loss += verdict.loss * (model.placed.batch / config.batch)
+        loss = verdict.loss * (model.placed.batch / config.batch)
+        self._loss = loss if part == 0 else self._loss + loss
         again = job.schedule.replays(self.stage)
         self._open[number] = _Open(model.set_aside(again), batch if again else None, weights)
-        if part == job.passes - 1:
-            key = Key("loss", "forward", "allreduce", "all")
-            self._sums.append(
-                _Sum(step, self._loss, start_scalars(self.world, self._everyone, self._loss, key))
-            )
+        if part == job.passes - 1 and not self._capturing:
+            self._send(step)
+
+    def _batch(self, number: int, loader: Loader) -> Batch:
+        """Return the batch of a pass."""
+        replay = self._replay
+        if replay is not None and replay.capturing:
+            return replay.batch(number)
+        with self.world.clock.phase("data"):
+            batch = loader.batch(number)
+        if replay is not None:
+            replay.keep(self.job.kind(number), batch)
+        return batch
+
+    def _send(self, step: int) -> None:
+        """Send the loss of a step on its way to all ranks; from a device it comes later."""
+        each, loss = _Sum(step, np.zeros(1)), self._loss
+        self._sums.append(each)
+        if self._device is None:
+            each.loss[0] = loss
+            self._share(each)
+        else:
+            there = self._device.holds(loss)
+            each.later = self._device.read_later(loss) if there else Known(np.array(loss))
+
+    def _share(self, each: _Sum) -> None:
+        """Start the sum of a loss over all ranks."""
+        key = Key("loss", "forward", "allreduce", "all")
+        each.request = start_scalars(self.world, self._everyone, each.loss, key)
+
+    @property
+    def _capturing(self) -> bool:
+        return self._replay is not None and self._replay.capturing
+
+    def _replayed(self, number: int, loader: Loader, before_update: Callable[[], None]) -> bool:
+        """Make a step by the graph of this rank's steps; return whether there is one."""
+        replay = self._replay
+        if replay is None or not replay.due():
+            return False
+        before_update()
+        if replay.graph is None:
+            updates = self.optimizer.updates
+            if not replay.capture(lambda: self._work(number, None, loader, _nothing)):
+                self._replay = None
+            self.optimizer.updates = updates  # nothing is done yet
+            self._open.clear()
+        if self._replay is None:
+            return False
+        replay.launch(number, loader)
+        self.staleness.add(0)
+        self._send(number)
+        return True
+
+    def _announce(self, step: int) -> None:
+        """Tell the device the numbers of the update that a graph makes next."""
+        self.optimizer.announce(lr_at(step, self.config, self.steps_per_epoch, self.total_steps))
 
     def _backward(self, number: int, before_update: Callable[[], None]) -> None:
         job, done = self.job, self._open.pop(number)
@@ -214,11 +287,13 @@ class Trainer:
     def _update(self, number: int, step: int, before_update: Callable[[], None]) -> None:
         """Update by the gradient of a step's batch, in step `number`."""
         mine = next((s for s in self._sums if s.step == step), None)
-        if self.job.lag == 0 and mine is not None:
+        if self._lag == 0 and mine is not None:
             self._checked(mine)
         self.staleness.add(number - step)
         lr = lr_at(step, self.config, self.steps_per_epoch, self.total_steps)
         before_update()
+        if self._replay is not None and self._replay.capturing:
+            self._replay.update()
         squares, norm, scale = self._squares(), None, 1.0
         if squares is not None and self.config.clip_norm is not None:
             norm = math.sqrt(float(squares[:, 1].sum()))
@@ -247,6 +322,11 @@ class Trainer:
 
     def _checked(self, each: _Sum) -> None:
         """Wait for a loss, and refuse one that is not finite."""
+        if each.later is not None:
+            with self.world.clock.phase("compute", _LOSS):
+                each.loss[0] = each.later.wait()
+            each.later = None
+            self._share(each)
         finish(self.world, each.request, "allreduce", _LOSS)
         each.request = None
         if not math.isfinite(each.loss[0]):
@@ -294,6 +374,10 @@ class Trainer:
                 RunError(f"evaluation: the loss is {loss}; lower train.lr or check the test data")
             )
         return Evaluation(float(loss) / max(1, count), float(correct / judged) if judged else None)
+
+
+def _nothing() -> None:
+    """Return: there is nothing to wait for."""
 
 
 def _everywhere(error: RunError) -> RunError:

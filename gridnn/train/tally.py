@@ -130,9 +130,10 @@ def _memory(world: World, job: Job, trainer: Trainer) -> tuple[int, int]:
     measured: int = world.memory.peak_bytes
     if model.engine.where == "cpu":  # what a run keeps is no part of the heap; a device has one for all
         measured += model.arena.nbytes + state
-    at = model.placed, world.rank, model.dtype.itemsize, 0
     if job.stages is None:
-        return measured, predict_memory(*at).total_bytes + state
+        widths = job.widths or model.dtype.itemsize
+        return measured, predict_memory(model.placed, world.rank, widths, 0).total_bytes + state
+    at = model.placed, world.rank, model.dtype.itemsize, 0
     # State is what there is, for it may be cut over ranks; so older weights are half of values and gradients.
     held = StageCost(0.0, 0.0, 0.0, *held_bytes(*at))
     return measured, stage_memory(job.schedule, trainer.stage, held, 0).total_bytes + state

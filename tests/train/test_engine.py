@@ -16,7 +16,9 @@ from gridnn.compute.cpu.onednn.precision import BFLOAT16, FLOAT32
 from gridnn.compute.gpu.engine import Engine as GpuEngine
 from gridnn.compute.gpu.room import Room
 from gridnn.errors import InputError
+from gridnn.geometry.traffic import Widths
 from gridnn.train import engine as opening
+from gridnn.train.choose import widths
 from gridnn.train.config import load_config
 from gridnn.train.sections import ComputeSection, Config
 from tests.support.shim.device import ShimDevice
@@ -142,7 +144,7 @@ def test_bfloat16_that_nothing_computes_is_refused(other: str, wanted: str) -> N
         (("tf32", "cpu"), r'"tf32" is of a GPU.*compute\.device = "cpu"; take compute\.device = "gpu", or'),
         (
             ("bfloat16", "gpu"),
-            r'"bfloat16" is not there yet for compute\.device = "gpu"; take.*"tf32" or "float32"',
+            r"\"bfloat16\" is oneDNN's, but compute\.device = \"gpu\"; take \"bf16\", \"tf32\", \"float32\"",
         ),
     ],
 )
@@ -153,6 +155,20 @@ def test_a_precision_that_the_device_has_not_is_refused(settings: tuple[str, str
     for other in ("auto", {"cpu": "gpu", "gpu": "cpu"}[device]):
         words = [f"compute.precision={precision}", f"compute.device={other}"]
         assert load_config(None, words).compute.precision == precision
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_activations_are_narrow_on_a_device_only(device: str) -> None:
+    """What moves and what fits is predicted before anybody looks for a device: so "auto" is refused, too."""
+    words = ["compute.precision=bf16"]
+    with pytest.raises(
+        InputError, match=rf'"bf16" stores.*compute\.device = "{device}"; take.*"gpu", or.*"bfloat16"'
+    ):
+        load_config(None, [*words, f"compute.device={device}"])
+    assert widths(load_config(None, [*words, "compute.device=gpu"])) == Widths(2, 4)
+    assert widths(load_config(None, ["train.dtype=float64"])) == Widths(8, 8)
+    with pytest.raises(InputError, match=r'"bf16" needs train\.dtype = "float32"'):
+        load_config(None, [*words, "compute.device=gpu", "train.dtype=float64"])
 
 
 def asking(device: str, precision: str = "float32", transport: str = "auto") -> Config:
@@ -267,13 +283,13 @@ def test_a_limit_of_memory(comm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("device", ["gpu", "auto"])
 def test_tf32_goes_to_the_device(comm: Any, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     monkeypatch.setattr(opening, "open_device", opened)
-    for precision in ("float32", "tf32"):
+    for precision in ("float32", "tf32", *["bf16"] * (device == "gpu")):
         config = asking(device, precision)
         with World(comm) as world:
             engine = opening.engine_of(world, config, 1, None, {})
             (said,) = opening.words(world, engine, config.compute, 1)
         assert isinstance(engine, GpuEngine) and engine.precision == precision
-        assert ("in TF32" in said) == (precision == "tf32")
+        assert ("in TF32" in said, "in BF16" in said) == (precision == "tf32", precision == "bf16")
 
 
 @pytest.mark.ranks(1)

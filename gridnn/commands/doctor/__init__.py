@@ -25,7 +25,7 @@ from gridnn.train.guard import RANK_VARIABLES
 
 FORMAT, VERSION = "gridnn-doctor", 1
 WRONG_CODE = 1
-_TRANSPORTS, _DEVICES = ("auto", "staged", "cuda-mpi"), ("auto", "cpu", "gpu")
+_TRANSPORTS, _DEVICES = ("auto", "nccl", "staged", "cuda-mpi"), ("auto", "cpu", "gpu")
 _FIRST_S = 1.0  # that rank 0 has to say what all ranks would say
 _EXAMPLES = """\
   gridnn doctor                                  this process alone

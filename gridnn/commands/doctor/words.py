@@ -138,6 +138,8 @@ def _gpus(ranks: Sequence[Facts]) -> Iterator[str]:
     yield from _line("GPUs", *_same(ranks, _gpu))
     if any(rank["gpu"]["devices"] for rank in ranks):
         yield from _line("NCCL", *_same(ranks, lambda rank: _nccl(rank["gpu"]["nccl"])))
+        if all("cudnn" in rank["gpu"] for rank in ranks):
+            yield from _line("cuDNN", *_same(ranks, lambda rank: _cudnn(rank["gpu"]["cudnn"])))
 
 
 def _gpu(rank: Facts) -> str:
@@ -164,3 +166,13 @@ def _nccl(number: int) -> str:
         return "none that CuPy can load"
     big = 10000 if number >= 10000 else 1000
     return f"{number // big}.{number % big // 100}.{number % 100}"
+
+
+def _cudnn(found: Facts) -> str:
+    """Return what there is of cuDNN, and which convolutions a run would give it."""
+    if found["missing"]:
+        return f"none: {found['missing']}; own kernels compute convolutions"
+    return (
+        f"{found['backend']}, frontend {found['frontend']}: convolutions that it computes faster than own kernels "
+        '(compute.conv = "auto"), measured once and kept'
+    )

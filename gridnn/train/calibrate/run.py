@@ -218,7 +218,7 @@ def _parse(argv: Sequence[str] | None, quiet: bool) -> argparse.Namespace:
         help="where ranks compute, as in a run (cpu)",
     )
     add(
-        "--transport", choices=("auto", "staged", "cuda-mpi"), default="auto",
+        "--transport", choices=("auto", "nccl", "staged", "cuda-mpi"), default="auto",
         help="how messages of a GPU go, as comm.transport of a run (auto)",
     )  # fmt: skip
     add("--force", action="store_true", help="replace files that are there")

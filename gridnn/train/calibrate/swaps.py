@@ -20,7 +20,6 @@ import numpy as np
 
 from gridnn.comm.mover import Route, start
 from gridnn.comm.world import Array, World
-from gridnn.compute.cpu.memory import innermost
 from gridnn.compute.gpu.engine import Engine
 from gridnn.geometry.exchange import Exchange
 from gridnn.geometry.grid import GridShape, Scheme
@@ -73,12 +72,8 @@ def _halves(pair: World, nbytes: int, device: Engine | None) -> tuple[Route, Arr
 
 def _carry(pair: World, path: Route, own: Array, device: Engine) -> None:
     """Swap as the mover does, without its book-keeping, until what came is on the device."""
-    load = pair.transport.load(path, own, np.float32)
-    ((peer, _),) = path.arrivals
-    coming = [pair.comm.Irecv(innermost(room), peer) for room in load.rooms()]
-    going = [pair.comm.Isend(message, peer) for message in load.messages(own)]
-    for request in (*coming, *going):
-        request.Wait()
+    load, carrier = pair.transport.load(path, own, np.float32), pair.carrier(own)
+    carrier.wait(carrier.swap(pair, path, load.rooms(), lambda: load.messages(own)))
     load.only()
     load.done()
     device.synchronize()
