@@ -1,6 +1,6 @@
 """Pipelines of two ranks, a thread each, against one rank that does all, and against their predicted steps.
 
-    mpiexec -n 2 python analysis/bench/pipelines.py [--networks plain halves] [--batch 64] [--passes 16] [--out FILE.md]
+    mpiexec -n 2 python analysis/bench/pipelines.py [--networks plain halves] [--batch 128] [--passes 16] [--out FILE]
 
 In turns, one schedule after the other, on the same batch; while one rank steps alone the other one sleeps.  What is
 predicted comes from blocks of the size of a pass and links that were measured first, in this run (as `gridnn calibrate`
@@ -62,11 +62,11 @@ def plain() -> Network:
 
 
 def halves() -> Network:
-    """Return two large convolutions, each half of the work: cut behind the first, a replay has little to compute."""
-    net = Builder("halves", (3, 32, 32))
-    x = net.relu(net.conv(net.input, 64, 3, pad=1))
+    """Return two equal large convolutions: cut behind the first, a replay computes the small one before it only."""
+    net = Builder("halves", (3, 16, 16))
+    x = net.relu(net.conv(net.input, 128, 3, pad=1))
     x = net.conv(x, 128, 5, pad=2)
-    x = net.relu(net.conv(net.relu(x, name="middle"), 64, 5, pad=2))
+    x = net.relu(net.conv(net.relu(x, name="middle"), 128, 5, pad=2))
     return net.done(net.cross_entropy(net.linear(net.global_pool(x), CLASSES)))
 
 
@@ -108,7 +108,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=5, help="turns of every schedule (5)")
     options.add_argument("--out", type=Path, metavar="FILE.md")
     options.add_argument("--networks", nargs="+", choices=sorted(NETWORKS), default=list(NETWORKS))
-    options.add_argument("--batch", type=int, default=64)
+    options.add_argument("--batch", type=int, default=128)
     options.add_argument("--passes", type=int, default=16, help="of schedules with a flush (16)")
     options.add_argument("--late", type=int, default=4, help="passes of delayed schedules (4)")
     options.add_argument("--steps", type=int, default=4, help="of a turn (4)")
