@@ -110,7 +110,7 @@ def main() -> None:
     options.add_argument("--networks", nargs="+", choices=sorted(NETWORKS), default=list(NETWORKS))
     options.add_argument("--batch", type=int, default=128)
     options.add_argument("--passes", type=int, default=16, help="of schedules with a flush (16)")
-    options.add_argument("--late", type=int, default=4, help="passes of delayed schedules (4)")
+    options.add_argument("--late", type=int, default=8, help="passes of delayed schedules (8)")
     options.add_argument("--steps", type=int, default=4, help="of a turn (4)")
     given = options.parse_args()
     with World(MPI.COMM_WORLD) as world, threadpool_limits(1):
