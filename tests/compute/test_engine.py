@@ -153,6 +153,31 @@ def test_a_choice_is_measured_once_and_kept() -> None:
     assert ran == ["b", "b", "a", "c", "a"]
 
 
+def _chosen(**seconds: list[float]) -> tuple[str, dict[str, int]]:
+    """Return who is chosen of providers whose runs take these seconds, the last for ever, and how often each ran."""
+    now, runs = [0.0], dict.fromkeys(seconds, 0)
+
+    def candidate(name: str) -> Any:
+        def run() -> None:
+            runs[name] += 1
+            now[0] += seconds[name][min(runs[name], len(seconds[name])) - 1]
+
+        return run
+
+    choice = Choice("measured", clock=lambda: now[0])
+    choice.run("key", lambda: {name: candidate(name) for name in seconds}, (), ())
+    runs[choice.made["key"]] -= 1  # that computed
+    return choice.made["key"], runs
+
+
+def test_a_choice_is_no_matter_of_first_runs_or_of_one_disturbance() -> None:
+    assert _chosen(a=[0.03, 0.003], b=[0.008])[0] == "a"  # the first run makes tables
+    assert _chosen(a=[0.003, 0.05, 0.05, 0.003], b=[0.004])[0] == "a"
+    assert _chosen(a=[0.09, 0.05, 0.004], b=[0.0042])[0] == "b"  # b is far ahead: a had two chances
+    name, runs = _chosen(a=[3.0], b=[0.5], c=[0.6])
+    assert (name, runs) == ("b", {"a": 1, "b": 2, "c": 2})  # nobody waits for what is hopeless
+
+
 def test_kept_choices_survive_a_damaged_file(tmp_path: Any) -> None:
     from gridnn.compute.cpu.choice import read_choices, write_choices
 

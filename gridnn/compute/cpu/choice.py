@@ -1,6 +1,6 @@
 """Which provider computes a shape: by a short measurement that is kept, or by rule.
 
-    measured   the first call of a shape runs every provider once or twice and keeps the fastest     (a run's default)
+    measured   the first call of a shape runs every provider some times, in turns, keeps the fastest  (a run's default)
     fixed      a rule of the shape: the same on every machine and in every run
 
 A choice is known by what was asked (pass, shapes, window), not by where the arrays lie.  A provider is made for the
@@ -20,8 +20,11 @@ from typing import Literal
 Provider = Callable[..., bool | None]  # False: not these arrays
 Mode = Literal["measured", "fixed"]
 
-LONG_S = 0.02
-"""A first run longer than this is measured well enough; a shorter one is repeated, for it also warms up."""
+TURNS, ENOUGH_S = 8, 0.1
+"""Runs of a provider at most; after two of each, so many seconds in all are enough."""
+SLOWER, HOPELESS, LONG_S = 1.5, 4.0, 0.1
+"""A provider this many times as slow as the fastest has lost; after its first run, which also warms up, only where it
+is so many times as slow and took so many seconds."""
 
 
 class Choice:
@@ -35,12 +38,15 @@ class Choice:
         Choices of earlier runs on this machine, by `str` of the key.
     prefer
         With "fixed": this provider wherever it is able, before the rule.
+    clock
+        Seconds.
     """
 
     def __init__(
-        self, mode: Mode = "fixed", known: Mapping[str, str] | None = None, prefer: str | None = None
-    ) -> None:
-        self.mode, self.known, self.prefer = mode, dict(known or {}), prefer
+        self, mode: Mode = "fixed", known: Mapping[str, str] | None = None, prefer: str | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:  # fmt: skip
+        self.mode, self.known, self.prefer, self._clock = mode, dict(known or {}), prefer, clock
         self.made: dict[str, str] = {}
         self._chosen: dict[object, tuple[Provider, ...]] = {}
 
@@ -75,23 +81,26 @@ class Choice:
         if wanted is not None and wanted in able:
             first = wanted
         elif self.mode == "measured" and len(able) > 1:
-            seconds = {name: _measure(provider, arguments) for name, provider in able.items()}
-            first = self.made[key] = min(seconds, key=seconds.__getitem__)
+            first = self.made[key] = self._fastest(able, arguments)
         return (able[first], *(provider for name, provider in able.items() if name != first))
 
-
-def _measure(provider: Provider, arguments: tuple[object, ...]) -> float:
-    """Return the seconds of a provider, infinite if it cannot."""
-    best = float("inf")
-    for _ in range(3):
-        started_s = time.perf_counter()
-        if provider(*arguments) is False:
-            return float("inf")
-        spent_s = time.perf_counter() - started_s
-        best = min(best, spent_s)
-        if spent_s > LONG_S:
-            break
-    return best
+    def _fastest(self, able: Mapping[str, Provider], arguments: tuple[object, ...]) -> str:
+        """Return who had the shortest run; in turns, so that what slows the machine for a while slows all of them."""
+        best, begun_s = dict.fromkeys(able, float("inf")), self._clock()
+        racing = list(able)
+        for turn in range(TURNS):
+            for name in racing:
+                started_s = self._clock()
+                if able[name](*arguments) is not False:
+                    best[name] = min(best[name], self._clock() - started_s)
+            least_s = min(best.values())
+            if turn:
+                racing = [name for name in racing if best[name] <= SLOWER * least_s]
+            else:
+                racing = [name for name in racing if best[name] <= max(HOPELESS * least_s, LONG_S)]
+            if len(racing) < 2 or (turn and self._clock() - begun_s >= ENOUGH_S):
+                break
+        return min(best, key=best.__getitem__)
 
 
 def read_choices(path: Path, machine: str) -> dict[str, str]:
