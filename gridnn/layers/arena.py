@@ -10,7 +10,8 @@ once after each change of them (`round`); gradients, their sums and the update k
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -136,13 +137,27 @@ class Arena:
             copy[...] = live.value
         return copies
 
-    def exchanged(self, values: list[Array]) -> list[Array]:
-        """Put other values (of `copied`) in the place of those that are there, and return these."""
-        before = self.copied()
+    @contextmanager
+    def using(self, values: list[Array] | None) -> Iterator[None]:
+        """Compute with other values (of `copied`) inside, without moving any; None leaves those that are there."""
+        if values is None:
+            yield
+            return
+        before = [live.value for live in self._live]
+        self._bind(values)
+        try:
+            yield
+        finally:
+            self._bind(before)
+
+    def _bind(self, values: Sequence[Array]) -> None:
         for live, value in zip(self._live, values, strict=True):
-            live.value[...] = value
+            live.value, at = value, 0
+            for entry in live.plan.entries:
+                parameter = self.parameters[entry.layer][entry.parameter.name]
+                parameter.value = shaped(value[at : at + entry.size], parameter.grad.shape)
+                at += entry.size
         self._changed = True
-        return before
 
     @property
     def nbytes(self) -> int:

@@ -184,7 +184,7 @@ class Trainer:
                 assert loader is not None, "a drained pipeline takes no batches"
                 self._forward(task.number, loader)
             elif task.verb == "backward":
-                self._backward(task.number, before_update)
+                self._backward(task.number)
             else:
                 self._update(number, task.number, before_update)
                 updated = True
@@ -259,22 +259,19 @@ class Trainer:
         """Tell the device the numbers of the update that a graph makes next."""
         self.optimizer.announce(lr_at(step, self.config, self.steps_per_epoch, self.total_steps))
 
-    def _backward(self, number: int, before_update: Callable[[], None]) -> None:
+    def _backward(self, number: int) -> None:
         job, done = self.job, self._open.pop(number)
         model, arena, part = self.models[job.kind(number)], self.model.arena, number % job.passes
         if part == 0:
             arena.begin()
-        now = None
-        if done.weights is not None:
-            before_update()  # a checkpoint may be copying those of now
-            now = arena.exchanged(done.weights)
-        if done.batch is not None:
-            model.forward(done.batch.x, done.batch.target, at=(self.config.seed, number), replay=done.kept)
-        else:
-            model.take_up(done.kept)
-        model.backward(model.placed.batch / self.config.batch, part == job.passes - 1)
-        if now is not None:
-            arena.exchanged(now)
+        with arena.using(done.weights):
+            if done.batch is not None:
+                model.forward(
+                    done.batch.x, done.batch.target, at=(self.config.seed, number), replay=done.kept
+                )
+            else:
+                model.take_up(done.kept)
+            model.backward(model.placed.batch / self.config.batch, part == job.passes - 1)
         if part == job.passes - 1:
             arena.await_sums()
 

@@ -189,7 +189,9 @@ def test_weights_are_copied_once_a_change(comm: Any) -> None:
             return bool((factor == value.astype(factor.dtype)).all())
 
         def changed() -> None:
-            arena.exchanged(arena.copied())
+            with arena.using([2 * value for value in arena.copied()]):
+                passed()
+                assert copied()
 
         for change in (lambda: None, arena.publish, changed, lambda: arena.initialise(4)):
             change()
