@@ -178,7 +178,7 @@ class Run:
         """Return the simulated step of a pipelined run on a machine."""
         job = self.job
         return None if self.stages is None else simulate(self.schedule, pipeline_cost(
-            self.placed, self.stages, machine, job.itemsize, job.passes, states=job.states,
+            self.placed, self.stages, machine, job.widths, job.passes, states=job.states,
             bucket_bytes=self.bucket_bytes, cut_optimizer=self.cut_optimizer,
         ))  # fmt: skip
 

@@ -129,7 +129,7 @@ def choose(config: Config, train: Dataset, procs: int) -> Job:
     if stages is not None:
         schedule = Schedule(plan.schedule, stages.count, passes, plan.form)
         told = simulate(schedule, pipeline_cost(
-            placed, stages, machine, np.dtype(config.train.dtype).itemsize, passes, states=states(config.train),
+            placed, stages, machine, widths(config), passes, states=states(config.train),
             bucket_bytes=config.train.bucket_bytes, cut_optimizer=config.train.cut_optimizer,
         ))  # fmt: skip
         predicted |= {"step_s": told.step_s, "overlapped_s": told.step_s, "bubble": told.bubble}

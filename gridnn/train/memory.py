@@ -78,9 +78,7 @@ def _of_run(run: Run) -> MemoryUse:
     use = predicted(job.placed, rank, run.config)
     if job.stages is None:
         return use
-    held = StageCost(
-        0.0, 0.0, 0.0, *held_bytes(job.placed, rank, np.dtype(run.config.train.dtype).itemsize, 0)
-    )
+    held = StageCost(0.0, 0.0, 0.0, *held_bytes(job.placed, rank, widths(run.config), 0))
     arrays = stage_memory(job.schedule, job.stage(rank), held, 0).total_bytes - held.weight_bytes
     return replace(use, arrays_bytes=arrays)
 

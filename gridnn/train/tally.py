@@ -130,10 +130,10 @@ def _memory(world: World, job: Job, trainer: Trainer) -> tuple[int, int]:
     measured: int = world.memory.peak_bytes
     if model.engine.where == "cpu":  # what a run keeps is no part of the heap; a device has one for all
         measured += model.arena.nbytes + state
+    widths = job.widths or model.dtype.itemsize
     if job.stages is None:
-        widths = job.widths or model.dtype.itemsize
         return measured, predict_memory(model.placed, world.rank, widths, 0).total_bytes + state
-    at = model.placed, world.rank, model.dtype.itemsize, 0
+    at = model.placed, world.rank, widths, 0
     # State is what there is, for it may be cut over ranks; so older weights are half of values and gradients.
     held = StageCost(0.0, 0.0, 0.0, *held_bytes(*at))
     return measured, stage_memory(job.schedule, trainer.stage, held, 0).total_bytes + state
@@ -155,7 +155,8 @@ def _pipeline(
     if world.rank == 0:  # who has the spans
         t, schedule = config.train, job.schedule
         told = simulate(schedule, pipeline_cost(
-            job.placed, job.stages, load_machine(config.plan.machine), np.dtype(t.dtype).itemsize, job.passes,
+            job.placed, job.stages, load_machine(config.plan.machine), job.widths or np.dtype(t.dtype).itemsize,
+            job.passes,
             states=states(t), bucket_bytes=t.bucket_bytes, cut_optimizer=t.cut_optimizer,
         ))  # fmt: skip
         waited = bubbles(job, spans)

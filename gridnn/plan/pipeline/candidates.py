@@ -162,7 +162,7 @@ class Candidates:
                 for name, k in stages.of.items()
             }
             placed = place_network(job.network, schemes, job.per_pass, job.procs)
-            cost = pipeline_cost(placed, stages, job.machine, job.itemsize, job.passes, states=job.states)
+            cost = pipeline_cost(placed, stages, job.machine, job.widths, job.passes, states=job.states)
             self._priced[cut[:2]] = stages, schemes, cost
         return self._priced[cut[:2]]
 

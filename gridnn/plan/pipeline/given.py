@@ -101,7 +101,7 @@ def _runs(job: Job, stages: Stages, groups: Sequence[int]) -> Runs:
     for ranks, plan in plans.items():
         apart = {name: Scheme(plan[name].grid, k * ranks) for name, k in stages.of.items()}
         placed = place_network(job.network, apart, job.per_pass, stages.count * ranks)
-        costs.append(pipeline_cost(placed, stages, job.machine, job.itemsize, job.passes, states=job.states))
+        costs.append(pipeline_cost(placed, stages, job.machine, job.widths, job.passes, states=job.states))
 
     def table(name: str) -> Floats:
         return np.stack([_added([getattr(each, name) for each in cost.stages]) for cost in costs], axis=-1)

@@ -28,6 +28,7 @@ from gridnn.cost.price import LayerPrice, PlanPrice, backward_seconds, forward_s
 from gridnn.errors import InputError
 from gridnn.geometry.grid import Scheme
 from gridnn.geometry.interval import volume
+from gridnn.geometry.traffic import Widths
 from gridnn.network.graph import INPUT
 from gridnn.network.placed import PlacedNetwork, place_network
 from gridnn.plan.job import Job
@@ -83,7 +84,7 @@ def _of(job: Job, units: Sequence[str], placed: PlacedNetwork) -> dict[str, Floa
     at = {node.name: i for i, node in enumerate(job.network.nodes)}
     starts = [at[name] for name in units]
     unit: Ints = np.searchsorted(starts, np.arange(len(at)), "right") - 1
-    price = price_plan(placed, job.machine, job.itemsize, job.passes, states=job.states)
+    price = price_plan(placed, job.machine, job.widths, job.passes, states=job.states)
     bare = [each._replace(movements=tuple(m for m in each.movements if m.part != "edge"), interior=0.0)
             for each in price.layers]  # fmt: skip
     # What edges add to a layer's seconds counts in runs that have all its inputs.
@@ -103,16 +104,18 @@ def _of(job: Job, units: Sequence[str], placed: PlacedNetwork) -> dict[str, Floa
         within[:size, 1:] = np.cumsum(np.cumsum(inside[::-1], axis=0)[::-1], axis=1)
         tables[name] = _added(alone, unit) + within
     tables["update_s"] = _update_s(price, job, starts)
-    itemsize = job.itemsize
+    widths = job.widths
     weights = [sum(volume(p.layout.box(0)) for p in layer.placement.parameters) for layer in placed.layers]
-    tables["weight_bytes"] = _added(np.array(weights) * itemsize * (2.0 + job.states), unit)
+    copies = 0 if widths.activation == widths.parameter else widths.activation
+    each = widths.parameter * (2.0 + job.states) + copies
+    tables["weight_bytes"] = _added(np.array(weights) * each, unit)
     tables.update(_arriving(job, placed, unit, size))
-    tables["kept_bytes"] = _added(_kept(placed, itemsize), unit) + tables["input_bytes"]
+    tables["kept_bytes"] = _added(_kept(placed, widths), unit) + tables["input_bytes"]
     arrays = [
         sum(volume(x.box(0)) for x in (*layer.placement.needs, layer.placement.raw))
         for layer in placed.layers
     ]
-    tables["worst_bytes"] = _largest(np.array(arrays) * float(itemsize), unit)
+    tables["worst_bytes"] = _largest(np.array(arrays) * float(widths.activation), unit)
     return tables
 
 
@@ -132,10 +135,10 @@ def _largest(of: Floats, unit: Ints) -> Floats:
     return found
 
 
-def _kept(placed: PlacedNetwork, itemsize: int) -> Floats:
+def _kept(placed: PlacedNetwork, widths: Widths) -> Floats:
     """Return the bytes each layer is the first to keep, what the data is left out: it arrives."""
     seen, found = set[str](), []
-    for arrays in kept_arrays(placed, 0, itemsize):
+    for arrays in kept_arrays(placed, 0, widths):
         fresh = {array: size for array, size in arrays.items() if array not in seen}
         seen.update(fresh)
         found.append(sum(size for array, size in fresh.items() if not array.startswith(f"{INPUT} ")))
@@ -172,7 +175,7 @@ def _arriving(job: Job, placed: PlacedNetwork, unit: Ints, size: int) -> dict[st
     levels = len(job.machine.levels)
     outermost = sum(job.procs > ranks for ranks in job.machine.units)
     for edge in placed.edges:
-        taken = volume(edge.need.box(0)) * job.itemsize
+        taken = volume(edge.need.box(0)) * job.widths.activation
         messages, moved = [0] * levels, [0] * levels
         messages[outermost], moved[outermost] = 1, taken
         edge_s = 0.0 if edge.exchange is None else float(exchange_s(job.machine, messages, moved, job.procs))

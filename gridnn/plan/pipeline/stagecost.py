@@ -32,6 +32,7 @@ from gridnn.cost.price import (
 )
 from gridnn.cost.traffic import received
 from gridnn.geometry.interval import volume
+from gridnn.geometry.traffic import Widths, widths_of
 from gridnn.network import spec as s
 from gridnn.network.fusion import absorbed
 from gridnn.network.graph import INPUT
@@ -49,7 +50,7 @@ class Spent(NamedTuple):
 
 
 def pipeline_cost(
-    placed: PlacedNetwork, stages: Stages, machine: Machine, itemsize: int, passes: int, *, states: int = 1,
+    placed: PlacedNetwork, stages: Stages, machine: Machine, itemsize: int | Widths, passes: int, *, states: int = 1,
     bucket_bytes: int = 4 << 20, cut_optimizer: bool = False,
 ) -> PipelineCost:  # fmt: skip
     """Return what the stages of a placed network cost, and what moves between them.
@@ -61,7 +62,7 @@ def pipeline_cost(
     placed
         With the samples of one pass as its batch, and schemes on ranks of one stage each.
     itemsize
-        Bytes of an element.
+        Bytes of an element, the same for all or by what they are for.
     passes
         Forward and backward passes in a step.
     states, bucket_bytes, cut_optimizer
@@ -117,12 +118,14 @@ def _spared_s(
     )  # fmt: skip
 
 
-def held_bytes(placed: PlacedNetwork, rank: int, itemsize: int, states: int) -> tuple[int, int, int, int]:
+def held_bytes(
+    placed: PlacedNetwork, rank: int, itemsize: int | Widths, states: int
+) -> tuple[int, int, int, int]:
     """Return what a rank holds: weights, kept by a pass, of other stages or the data, the worst moment's besides."""
     use = predict_memory(placed, rank, itemsize, states)
     arrays = dict(chain.from_iterable(of.items() for of in kept_arrays(placed, rank, itemsize)))
     inputs = sum(
-        volume(edge.need.box(rank)) * itemsize
+        volume(edge.need.box(rank)) * widths_of(itemsize).activation
         for edge in placed.edges
         if edge.exchange is None or rank not in edge.exchange.source.scheme.ranks
     )
@@ -132,22 +135,23 @@ def held_bytes(placed: PlacedNetwork, rank: int, itemsize: int, states: int) -> 
     return use.parameters_bytes + use.state_bytes, kept, inputs, use.arrays_bytes - (kept - data)
 
 
-def kept_arrays(placed: PlacedNetwork, rank: int, itemsize: int) -> list[dict[str, int]]:
+def kept_arrays(placed: PlacedNetwork, rank: int, itemsize: int | Widths) -> list[dict[str, int]]:
     """Return for every layer the arrays it keeps for backward on a rank, with their bytes.
 
     An array that two layers keep has the same name with both.  What is kept is the table of `cost.memory`, and the data
     that the first layers read.
     """
     relus, made, found = absorbed(placed), dict[str, tuple[str, int]](), list[dict[str, int]]()
+    width = widths_of(itemsize).activation
     hosts = set(relus.values())
     margins = _margins(placed, relus, rank)
     for layer in placed.layers:
         name, spec, place = layer.node.name, layer.node.spec, layer.placement
-        arrived = [_arrived(placed.edges[e], e, made, rank, itemsize) for e in layer.edges]
+        arrived = [_arrived(placed.edges[e], e, made, rank, width) for e in layer.edges]
         out = volume(place.out.box(rank))
         same = name in relus or isinstance(spec, s.LOSSES)
-        made[name] = arrived[0] if same else (name, max(out, margins.get(name, 0)) * itemsize)
-        keeps = {f"kept {name} {i}": volume(kept.box(rank)) * itemsize for i, kept in enumerate(place.kept)}
+        made[name] = arrived[0] if same else (name, max(out, margins.get(name, 0)) * width)
+        keeps = {f"kept {name} {i}": volume(kept.box(rank)) * width for i, kept in enumerate(place.kept)}
         if isinstance(spec, (*KEEP_INPUTS, *s.LOSSES)):
             keeps.update(arrived)
         if isinstance(spec, s.Activation) and name not in relus:
@@ -157,19 +161,19 @@ def kept_arrays(placed: PlacedNetwork, rank: int, itemsize: int) -> list[dict[st
         if isinstance(spec, s.Pool) and spec.how == "max":
             keeps[f"saved {name}"] = out
         if isinstance(spec, s.Dropout):
-            keeps[f"mask {name}"] = out * itemsize
+            keeps[f"mask {name}"] = out * width
         found.append(keeps)
     return found
 
 
 def _arrived(
-    edge: Edge, number: int, made: dict[str, tuple[str, int]], rank: int, itemsize: int
+    edge: Edge, number: int, made: dict[str, tuple[str, int]], rank: int, width: int
 ) -> tuple[str, int]:
     """Return the array that an edge brings: the producer's own where it is read as it lies."""
     if edge.exchange is not None and edge.exchange.kind in ("none", "halo"):
         return made[edge.producer]
     word = INPUT if edge.exchange is None else "edge"
-    return f"{word} {number}", volume(edge.need.box(rank)) * itemsize
+    return f"{word} {number}", volume(edge.need.box(rank)) * width
 
 
 def _margins(placed: PlacedNetwork, relus: dict[str, str], rank: int) -> dict[str, int]:
@@ -195,10 +199,11 @@ def _inside(edge: Edge, stages: Stages) -> Edge:
 
 
 def _transfers(
-    placed: PlacedNetwork, stages: Stages, machine: Machine, itemsize: int, looked: Sequence[Sequence[int]]
-) -> Iterator[Transfer]:
+    placed: PlacedNetwork, stages: Stages, machine: Machine, itemsize: int | Widths, looked: Sequence[Sequence[int]]
+) -> Iterator[Transfer]:  # fmt: skip
     """Yield what moves between stages, pairs of stages in order."""
     crossing: dict[tuple[int, int], list[Edge]] = {}
+    width = widths_of(itemsize).activation
     for edge in placed.edges:
         if edge.producer != INPUT and stages.of[edge.producer] != stages.of[edge.owner]:
             crossing.setdefault((stages.of[edge.producer], stages.of[edge.owner]), []).append(edge)
@@ -216,6 +221,4 @@ def _transfers(
             made = placed.layers[stages.names.index(edge.producer)].placement.out
             there += sum(received(made, edge.need, rank)[1] for rank in edge.need.scheme.ranks)
             back += sum(received(edge.need, made, rank)[1] for rank in made.scheme.ranks)
-        yield Transfer(
-            source, target, slowest["forward"], slowest["backward"], there * itemsize, back * itemsize
-        )
+        yield Transfer(source, target, slowest["forward"], slowest["backward"], there * width, back * width)

@@ -122,7 +122,7 @@ def pipelined(
     for name, scheme in schemes.items():
         check_scheme(name, scheme, job.batch // job.passes, job.procs)
     placed = place_network(job.network, schemes, job.per_pass, job.procs)
-    cost = pipeline_cost(placed, stages, job.machine, job.itemsize, job.passes, states=job.states)
+    cost = pipeline_cost(placed, stages, job.machine, job.widths, job.passes, states=job.states)
     held = pipeline_memory(schedule, cost, job.states)
     most = max(each.total_bytes for each in held)
     return Pipelined(schedule, stages, ranks, schemes, cost, simulate(schedule, cost).step_s, most)

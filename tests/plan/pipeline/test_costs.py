@@ -15,6 +15,7 @@ from gridnn.cost.traffic import predict_step
 from gridnn.errors import InputError
 from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.geometry.interval import volume
+from gridnn.geometry.traffic import Widths
 from gridnn.network.graph import INPUT, Builder, Network
 from gridnn.network.placed import PlacedNetwork, place_network
 from gridnn.network.stages import Stages, cut_network
@@ -52,14 +53,15 @@ def test_one_stage_costs_what_the_plan_costs(network, machine, passes, cut):
         )
 
 
-def test_what_crosses_is_counted_as_a_run_counts_it():
+@pytest.mark.parametrize("width", [4, Widths(2, 4)])
+def test_what_crosses_is_counted_as_a_run_counts_it(width):
     """Data parallel stages move nothing by exchanges but what crosses: the ledger's repartitions are the transfers."""
     for network, first in ((plain(), ["linear1"]), (residual(), ["conv2", "conv4"])):
         placed, stages = staged(network, first, ["n4", "n2", "n3"][: len(first) + 1], 12)
-        cost = pipeline_cost(placed, stages, RATES, 4, 1)
+        cost = pipeline_cost(placed, stages, RATES, width, 1)
         counted = {"forward": 0, "backward": 0}
         for rank in range(placed.procs):
-            for key, moved in predict_step(placed, rank, 4).items():
+            for key, moved in predict_step(placed, rank, width).items():
                 if key.collective in ("repartition", "halo"):
                     counted[key.direction] += moved.received_bytes
         assert sum(t.forward_bytes for t in cost.transfers) == counted["forward"] > 0
@@ -127,8 +129,9 @@ def test_stages_cost_what_their_layers_cost_alone():
         assert cost.stages[k].forward_s >= forward - 1e-12
 
 
+@pytest.mark.parametrize("width", [4, Widths(2, 4)])
 @pytest.mark.parametrize("network", [plain(), residual(), translator()], ids=lambda n: n.name)
-def test_kept_arrays_are_those_alive_between_forward_and_backward(network):
+def test_kept_arrays_are_those_alive_between_forward_and_backward(network, width):
     rng = random.Random(3)
     for at in range(12):
         schemes = drawn(network, 8, 4, rng)
@@ -136,9 +139,9 @@ def test_kept_arrays_are_those_alive_between_forward_and_backward(network):
             schemes = uniform(network, ["n4", "n2 k2", "k4", "c4", "n2 c2", "w4"][at % 6])
         placed = place_network(network, schemes, 8, 4)
         for rank in range(4):
-            walk = _Walk(placed, rank, 4)
+            walk = _Walk(placed, rank, width)
             walk.forward()
-            arrays = dict(chain.from_iterable(of.items() for of in kept_arrays(placed, rank, 4)))
+            arrays = dict(chain.from_iterable(of.items() for of in kept_arrays(placed, rank, width)))
             kept = sum(size for array, size in arrays.items() if not array.startswith(INPUT))
             assert kept == walk.heap.live
 
@@ -156,6 +159,10 @@ def test_memory_of_stages():
     assert middle.weight_bytes + middle.kept_bytes + middle.worst_bytes == use.total_bytes
     assert cost.stages[0].input_bytes == 4 * 4 * 3 * 16 * 16  # half of the data
     assert cost.stages[0].kept_bytes > cost.stages[0].input_bytes
+    (_, narrow, _) = pipeline_cost(placed, stages, RATES, Widths(2, 4), 2, states=2).stages
+    use = predict_memory(placed, 2, Widths(2, 4), 2)
+    assert narrow.weight_bytes == weights * (4 * (2 + 2) + 2)  # and copies that products multiply by
+    assert narrow.weight_bytes + narrow.kept_bytes + narrow.worst_bytes == use.total_bytes
 
 
 def test_many_ranks_are_sampled_in_every_stage():

@@ -54,15 +54,15 @@ def check(job: Job, found: dict[str, Pipelined]) -> None:
         assert plan.memory_bytes == max(each.total_bytes for each in held)
 
 
-@pytest.mark.parametrize("overlap", [1.0, 0.5])
+@pytest.mark.parametrize(("overlap", "narrow"), [(1.0, 0), (0.5, 0), (1.0, 2)])
 @pytest.mark.parametrize("network", [plain(), residual(), translator()], ids=lambda n: n.name)
-def test_the_run_of_all_units_is_the_price_of_the_plan(network, overlap):
-    job = Job(network, replace(RATES, overlap=overlap), 4, 32, passes=2)
+def test_the_run_of_all_units_is_the_price_of_the_plan(network, overlap, narrow):
+    job = Job(network, replace(RATES, overlap=overlap), 4, 32, passes=2, activation_bytes=narrow)
     runs = runs_of(job, [1, 2, 4])
     for g, procs in enumerate(runs.groups):
         placed = place_network(network, runs.schemes[g], job.per_pass, procs)
         stages = cut_network(network, [network.nodes[0].name])
-        (whole,) = pipeline_cost(placed, stages, job.machine, 4, job.passes).stages
+        (whole,) = pipeline_cost(placed, stages, job.machine, job.widths, job.passes).stages
         for name in ("forward_s", "backward_s", "update_s", "weight_bytes", "input_bytes"):
             run = getattr(runs, name)[0, len(runs.units), g]
             assert run == pytest.approx(getattr(whole, name), rel=1e-9, abs=1e-12), name
