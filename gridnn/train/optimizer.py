@@ -19,6 +19,7 @@ from gridnn.compute.cpu import update
 from gridnn.compute.gpu import update as gpu
 from gridnn.compute.gpu.engine import Engine as GpuEngine
 from gridnn.compute.interface import CPU, Engine, subjects_of
+from gridnn.train.late import form
 from gridnn.train.sections import TrainSection
 
 Array = NDArray[Any]
@@ -93,7 +94,7 @@ class Optimizer:
         lr: float,
         squares: NDArray[np.float64] | None = None,
         grad_scale: float = 1.0,
-        delay: int = 0,
+        late: int = 0,
     ) -> None:
         """Update every piece once.
 
@@ -104,13 +105,19 @@ class Optimizer:
             gradient's before `grad_scale`.  Needed where `needs_norms`.
         grad_scale : float
             Factor on every gradient, from clipping.
-        delay : int
+        late : int
             Updates since the forward that the gradient is of; SGD with momentum makes up for them where the
-            configuration asks for it (`late`).
+            configuration asks for it.
         """
         self.updates += 1
         for piece in pieces:
-            self._update(piece, lr, squares, grad_scale, delay)
+            self._update(piece, lr, squares, grad_scale, late)
+
+    def lead(self, values: Mapping[str, Array], by: float) -> None:
+        """Move copies of pieces' values, by their names, as far as so many of their velocities: none so far, no way."""
+        for name, value in values.items() if by else ():
+            if name in self._state:
+                value -= by * self._state[name]["velocity"]
 
     def announce(self, lr: float) -> None:
         """Count an update that a graph of the device makes, and tell its numbers to the rules there."""
@@ -141,7 +148,7 @@ class Optimizer:
         )
 
     def _update(
-        self, piece: Piece, lr: float, squares: NDArray[np.float64] | None, grad_scale: float, delay: int
+        self, piece: Piece, lr: float, squares: NDArray[np.float64] | None, grad_scale: float, late: int
     ) -> None:
         c, w, g, state = self._config, piece.value, piece.grad, self._of(piece)
         decay = c.weight_decay if piece.decay else 0.0
@@ -155,7 +162,7 @@ class Optimizer:
                     momentum=c.momentum,
                     weight_decay=decay,
                     grad_scale=grad_scale,
-                    **update.sgd_form(c.momentum, c.nesterov, delay if c.late == "spike" else 0),
+                    **form(c, late),
                 )
             case "adam" | "adamw":
                 rule = self._rules.adam if c.optimizer == "adam" else self._rules.adamw

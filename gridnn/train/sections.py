@@ -64,8 +64,9 @@ class TrainSection(Section):
     """Momentum of sgd and lars."""
     nesterov: bool = False
     """Nesterov's form of momentum, for sgd."""
-    late: Literal["plain", "spike"] = "spike"
-    """Momentum of sgd where gradients are late: "spike" makes up at once for what they have missed."""
+    late: Literal["plain", "spike", "predict"] = "spike"
+    """Momentum of sgd where gradients are late: "spike" makes up at once for what they have missed; so does "predict",
+    where stashed weights are those that momentum will have led to by then, too."""
     weight_decay: NonNegative = 0.0
     """Coefficient of weight decay; biases and norm parameters are spared."""
     beta1: Fraction = 0.9
@@ -138,6 +139,11 @@ class TrainSection(Section):
                     self.batch < self.accumulate,
                     f"train.batch = {self.batch} cannot be split into train.accumulate = {self.accumulate} "
                     "passes: each needs a sample at least",
+                ),
+                (
+                    self.late == "predict" and self.cut_optimizer,
+                    'train.late = "predict" needs whole velocities on every rank, and train.cut_optimizer cuts them; '
+                    'take train.late = "spike", or leave the state whole',
                 ),
                 (
                     any(a >= b for a, b in zip(self.milestones, self.milestones[1:], strict=False)),

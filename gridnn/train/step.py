@@ -40,6 +40,7 @@ from gridnn.layers.loss import Loss
 from gridnn.layers.model import Model, Pass
 from gridnn.train.choose import Job
 from gridnn.train.data.loader import Batch, Loader
+from gridnn.train.late import led, missed
 from gridnn.train.optimizer import Optimizer, Piece
 from gridnn.train.predicted import needs_squares
 from gridnn.train.replay import replay_of
@@ -196,8 +197,9 @@ class Trainer:
         step, part = divmod(number, job.passes)
         model, batch = self.models[job.kind(number)], self._batch(number, loader)
         late = job.schedule.delay(self.stage) > 0
-        weights = self._stashed(part) if late and not job.schedule.replays(self.stage) else None
-        verdict = model.forward(batch.x, batch.target, at=(config.seed, number))
+        weights = self._stashed(step, part) if late and not job.schedule.replays(self.stage) else None
+        with model.arena.using(weights):
+            verdict = model.forward(batch.x, batch.target, at=(config.seed, number))
         loss = verdict.loss * (model.placed.batch / config.batch)
         self._loss = loss if part == 0 else self._loss + loss
         again = job.schedule.replays(self.stage)
@@ -257,7 +259,7 @@ class Trainer:
 
     def _announce(self, step: int) -> None:
         """Tell the device the numbers of the update that a graph makes next."""
-        self.optimizer.announce(lr_at(step, self.config, self.steps_per_epoch, self.total_steps))
+        self.optimizer.announce(self._rate(step))
 
     def _backward(self, number: int) -> None:
         job, done = self.job, self._open.pop(number)
@@ -275,11 +277,18 @@ class Trainer:
         if part == job.passes - 1:
             arena.await_sums()
 
-    def _stashed(self, part: int) -> list[Array]:
-        """Return the weights of now, which all passes of a step share."""
+    def _stashed(self, step: int, part: int) -> list[Array]:
+        """Return the weights that all passes of a step go forward and backward with."""
         if part == 0:
-            self._weights = self.model.arena.copied()
+            arena, delay = self.model.arena, self.job.schedule.delay(self.stage)
+            self._weights = arena.copied()
+            with arena.using(self._weights):
+                values = {share.entry.name: share.value for share in arena.shares()}
+            self.optimizer.lead(values, led(self.config, self._rate, step, self._first, delay))
         return self._weights
+
+    def _rate(self, step: int) -> float:
+        return lr_at(step, self.config, self.steps_per_epoch, self.total_steps)
 
     def _update(self, number: int, step: int, before_update: Callable[[], None]) -> None:
         """Update by the gradient of a step's batch, in step `number`."""
@@ -287,7 +296,7 @@ class Trainer:
         if self._lag == 0 and mine is not None:
             self._checked(mine)
         self.staleness.add(number - step)
-        lr = lr_at(step, self.config, self.steps_per_epoch, self.total_steps)
+        lr = self._rate(step)
         before_update()
         if self._replay is not None and self._replay.capturing:
             self._replay.update()
@@ -301,7 +310,7 @@ class Trainer:
             scale = clip_scale(norm, self.config.clip_norm)
         self.optimizer.step(
             self._pieces, lr, squares if self.optimizer.needs_norms else None, grad_scale=scale,
-            delay=min(number - step, step - self._first),  # batches that fill a pipeline meet weights that stand still
+            late=missed(step, self._first, number - step),
         )  # fmt: skip
         self.model.arena.publish()
         if mine is not None:
@@ -313,8 +322,7 @@ class Trainer:
         while len(self._sums) > lag:
             each = self._sums.popleft()
             self._checked(each)
-            lr = lr_at(each.step, self.config, self.steps_per_epoch, self.total_steps)
-            found.append(StepResult(each.step, float(each.loss[0]), lr, each.norm))
+            found.append(StepResult(each.step, float(each.loss[0]), self._rate(each.step), each.norm))
         return found
 
     def _checked(self, each: _Sum) -> None:

@@ -47,7 +47,10 @@ def test_a_run(comm: Any, shared_path: Path) -> None:
 
 
 @pytest.mark.ranks(2)
-def test_stages_with_late_weights(comm: Any, shared_path: Path) -> None:
+@pytest.mark.parametrize(
+    "more_words", [(), ("plan.form=stash", "train.late=predict")], ids=["replay", "stash"]
+)
+def test_stages_with_late_weights(comm: Any, shared_path: Path, more_words: tuple[str, ...]) -> None:
     """Passes go backward with the weights of their forward: copies of them are made again."""
     found = []
     for device, more in (("cpu", ()), ("gpu", ("compute.precision=bf16",))):
@@ -57,6 +60,7 @@ def test_stages_with_late_weights(comm: Any, shared_path: Path) -> None:
                 "train.accumulate=4",
                 "train.eval=false",
                 "plan.schedule=delayed",
+                *more_words,
                 *more,
             )
             found.append(curve(world, shared_path / device, "n1 | n1", device, STEPS, *words))

@@ -184,6 +184,10 @@ def test_values_that_do_not_fit(override, said):
         (["train.milestones=[3]"], 'train.schedule is "constant"'),
         (["train.schedule=step", "train.milestones=[3, 3]"], "must rise; got [3.0, 3.0]"),
         (["train.batch=10", "train.accumulate=11"], "cannot be split into train.accumulate = 11"),
+        (
+            ["train.late=predict", "train.cut_optimizer=true"],
+            'take train.late = "spike", or leave the state whole',
+        ),
         (["data.name=digits", "data.path=/x"], "leave one out"),
         (["data.name=synthetic"], "needs data.input_shape"),
         (["data.input_shape=[3, 4]"], 'only for data.name = "synthetic"'),

@@ -89,17 +89,29 @@ def test_plain_backpropagation(comm: Any, steps: int) -> None:
 
 
 def stashing(
-    steps: int, warmup: int = 0, momentum: float = 0.0, spike: bool = False
+    steps: int, warmup: int = 0, momentum: float = 0.0, late: str = "plain"
 ) -> list[tuple[float, ...]]:
     """Return the weights before each step, and after the last, of weight stashing (Narayanan et al. 2019).
 
     The batch of step t goes forward and backward through stage k (from 0) with its weights of K - 1 - k updates before;
-    with a spike it moves at once by what it had moved in as many updates.
+    with a spike it moves at once by what it had moved in as many updates.  Predicted weights are those that so many
+    updates without any gradient lead to.
     """
     history: list[tuple[float, ...]] = [WEIGHTS]
-    velocity = [0.0] * 3
+    velocity, spike = [0.0] * 3, late != "plain"
+    velocities: list[tuple[float, ...]] = [tuple(velocity)]
+
+    def rate(t: int) -> float:
+        return LR * min(1, (t + 1) / max(1, warmup))
+
     for t in range(steps):
-        versions = [history[max(0, t - (2 - k))][k] for k in range(3)]
+        since = [max(0, t - (2 - k)) for k in range(3)]
+        versions = [history[since[k]][k] for k in range(3)]
+        for k, s in enumerate(since):
+            moving = velocities[s][k]
+            for u in range(s, t) if late == "predict" else ():
+                moving *= momentum
+                versions[k] -= rate(u) * momentum ** min(u, 2 - k) * moving
         outputs = [X[t]]
         for weight in versions:
             outputs.append(math.tanh(weight * outputs[-1]))
@@ -109,9 +121,10 @@ def stashing(
             delay = min(t, 2 - k) if spike else 0
             velocity[k] = momentum * velocity[k] + back * outputs[k]
             missed = sum(momentum**i for i in range(delay)) * back * outputs[k]
-            now[k] -= LR * min(1, (t + 1) / max(1, warmup)) * (momentum**delay * velocity[k] + missed)
+            now[k] -= rate(t) * (momentum**delay * velocity[k] + missed)
             back *= versions[k]
         history.append(tuple(now))
+        velocities.append(tuple(velocity))
     return history
 
 
@@ -126,8 +139,11 @@ def test_stash_is_weight_stashing_with_shifted_clocks(comm: Any) -> None:
             (8, 0, 0.9, "plain"),
             (8, 0, 0.9, "spike"),
             (7, 5, 0.9, "spike"),  # a rate is that of the batch it is for
+            (5, 0, 0.0, "predict"),
+            (8, 0, 0.9, "predict"),
+            (8, 5, 0.8, "predict"),
         ):
-            wanted = stashing(steps, warmup, momentum, late == "spike")
+            wanted = stashing(steps, warmup, momentum, late)
             cut = in_stages(network, THREE)
             found = trained(
                 world,

@@ -7,11 +7,12 @@ With n passes open at once (`Schedule.open`) and gradients that are d steps late
 | sequential, gpipe, 1f1b      | all       |         |               | n passes  | once  |
 | local                        | all       |         |               | 1 pass    | once  |
 | delayed, replay              | all       |         | n - 1 passes  | 1 pass    | once  |
-| delayed, stash               | all       | d times |               | n passes  | once  |
+| delayed, stash, d > 0        | all       | d + 1   |               | n passes  | once  |
 
-*Older* are the values that open passes went forward with (Harlap et al. 2018: stashed weights); gradients and state of
-the optimizer there are once.  A replay keeps inputs only and makes the rest again (Huo et al. 2018b), so one pass at a
-time has all that backward needs.  *Worst* is what a pass holds beside that at its worst moment.
+*Older* are the values that open passes went forward with (Harlap et al. 2018: stashed weights), those of the step being
+made among them; gradients and state of the optimizer there are once.  A replay keeps inputs only and makes the rest
+again (Huo et al. 2018b), so one pass at a time has all that backward needs.  *Worst* is what a pass holds beside that
+at its worst moment.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def stage_memory(schedule: Schedule, stage: int, cost: StageCost, states: int = 
     others = schedule.open(stage) - 1
     if schedule.replays(stage):
         return StageMemory(cost.weight_bytes, 0, others * cost.input_bytes, cost.kept_bytes, cost.worst_bytes)
-    older = schedule.delay(stage) * -(-cost.weight_bytes // (2 + states))
+    older = schedule.versions(stage) * -(-cost.weight_bytes // (2 + states))
     return StageMemory(cost.weight_bytes, older, 0, (1 + others) * cost.kept_bytes, cost.worst_bytes)
 
 

@@ -105,7 +105,7 @@ class Runs:
         each = self.weight_bytes + self.kept_bytes + self.worst_bytes
         if schedule.replays(stage):
             return each + others * self.input_bytes
-        return each + others * self.kept_bytes + schedule.delay(stage) * self.weight_bytes / 2
+        return each + others * self.kept_bytes + schedule.versions(stage) * self.weight_bytes / 2
 
 
 def units_of(network: Network) -> tuple[str, ...]:

@@ -89,6 +89,11 @@ class Schedule:
         """Return whether a stage goes forward a second time before it goes backward."""
         return self.form == "replay" and self.delay(stage) > 0
 
+    def versions(self, stage: int) -> int:
+        """Return how many copies of its weights a stage keeps, if it stashes: one for each step with an open pass."""
+        delay = self.delay(stage)
+        return delay + 1 if delay and not self.replays(stage) else 0
+
     def open(self, stage: int) -> int:
         """Return for how many passes, at most, a stage keeps what backward needs (replaying: its inputs) at once."""
         if self.name == "gpipe":

@@ -26,8 +26,11 @@ COST = PipelineCost((STAGE,) * 3, tuple(Transfer(k, k + 1, 5e-4, 5e-4, 0, 0) for
         (Schedule("local", 3, 4), [(3000, 0, 0, 50, 11)] * 3),
         # 2 steps of 4 passes are open besides the one that goes back; of them only what came in.
         (Schedule("delayed", 3, 4), [(3000, 0, 7 * 4 * d, 50, 11) for d in (2, 1, 0)]),
-        # Values are one part of three: gradients and momentum there are once.
-        (Schedule("delayed", 3, 4, "stash"), [(3000, 1000 * d, 0, 50 * (4 * d + 1), 11) for d in (2, 1, 0)]),
+        # Values are one part of three, copied for the step that is made and d before; gradients and momentum are once.
+        (
+            Schedule("delayed", 3, 4, "stash"),
+            [(3000, 1000 * n, 0, 50 * (4 * d + 1), 11) for n, d in ((3, 2), (2, 1), (0, 0))],
+        ),
     ],
 )
 def test_memory_by_hand(schedule: Schedule, expected: list[tuple[int, ...]]) -> None:
@@ -40,7 +43,7 @@ def test_memory_by_hand(schedule: Schedule, expected: list[tuple[int, ...]]) -> 
 def test_old_weights_are_values_alone(states: int, older: int) -> None:
     schedule = Schedule("delayed", 2, 1, "stash")
     cost = PipelineCost((STAGE, STAGE), ())
-    assert [each.older_bytes for each in pipeline_memory(schedule, cost, states)] == [older, 0]
+    assert [each.older_bytes for each in pipeline_memory(schedule, cost, states)] == [2 * older, 0]
 
 
 def test_memory_needs_all_stages() -> None:
