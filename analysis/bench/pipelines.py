@@ -111,7 +111,7 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=128)
     options.add_argument("--passes", type=int, default=16, help="of schedules with a flush (16)")
     options.add_argument("--late", type=int, default=8, help="passes of delayed schedules (8)")
-    options.add_argument("--steps", type=int, default=4, help="of a turn (4)")
+    options.add_argument("--steps", type=int, default=12, help="of a turn (12)")
     given = options.parse_args()
     with World(MPI.COMM_WORLD) as world, threadpool_limits(1):
         said = None
@@ -181,7 +181,7 @@ def _case(
         for n in (-(-plan.batch // plan.passes), plan.batch // plan.passes)
     )
     job = Job(network, plan, placed, plan.passes, rest if plan.batch % plan.passes else None, stages)
-    config = TrainSection(batch=plan.batch, steps=1, optimizer="sgd", lr=1e-4, momentum=0.9)
+    config = TrainSection(batch=plan.batch, steps=1, optimizer="sgd", lr=1e-4, momentum=0.9, late="predict")
     models = models_of_job(world, job, config, True, engine)
     models[0].arena.initialise(0)
     trainer = Trainer(world, models, job, config, 1, 1)

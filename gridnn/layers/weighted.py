@@ -8,7 +8,6 @@ Where nothing is owed, bias and ReLU are the kernel's last touch on each tile (`
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TypedDict
 
 from gridnn.comm.mover import Pending
@@ -28,7 +27,7 @@ class Weighted(Layer):
 
     KEEPS = ("_x", "_y")
 
-    @cached_property
+    @property
     def epilogue(self) -> Epilogue:
         """Bias and ReLU, where the output is at rest as computed."""
         return {"bias": self._bias, "relu": self.rectified} if self.settled else {"bias": None, "relu": False}
@@ -65,6 +64,6 @@ class Weighted(Layer):
         fresh, weight.fresh = weight.fresh, False
         return fresh
 
-    @cached_property
+    @property
     def _bias(self) -> Array | None:
         return self.parameters["bias"].value if "bias" in self.parameters else None

@@ -53,6 +53,40 @@ def test_gradient_of_every_kind(comm: Any, name: str) -> None:
         assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(slope, rel=2e-5, abs=1e-7)
 
 
+@pytest.mark.ranks(1)
+@pytest.mark.parametrize("name", NETS)
+def test_other_values_are_those_of_all_parameters(comm: Any, name: str) -> None:
+    """Used in place, copies give the loss and the gradients of a model that has these values; nothing is moved."""
+    network = build(name)
+    x, target = data(network, BATCH)
+    with World(comm) as world:
+        model = serial_model(world, network)
+        arena = model.arena
+
+        def passed() -> list[Any]:
+            arena.begin()
+            loss = model.forward(x, target, at=(1, 0)).loss
+            model.backward()
+            return [loss, *(share.grad.copy() for share in arena.shares())]
+
+        before, first = passed(), [share.value.copy() for share in arena.shares()]
+        copies = arena.copied()
+        with arena.using(copies):
+            for share in arena.shares():
+                share.value[...] = 1.25 * share.value + 0.125
+        assert all((share.value == own).all() for share, own in zip(arena.shares(), first, strict=True))
+        with arena.using(copies):
+            other = passed()
+        same = passed()
+        for share in arena.shares():
+            share.value[...] = 1.25 * share.value + 0.125
+        there = passed()
+    for found, wanted in ((same, before), (other, there)):
+        for a, b in zip(found, wanted, strict=True):  # moments are about running means, which go on
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    assert other[0] != before[0]
+
+
 def laid(array: Any) -> Any:
     """Return an array in gridnn's memory order: a sum's order follows memory, in a BLAS of some processors too."""
     found = empty(array.shape, array.dtype)

@@ -7,9 +7,9 @@
 On a device each pass begins and ends with the host waiting for it, so what a run would start meanwhile is not hidden:
 passes of next to no work take what a launch and a wait take.
 
-A block is called once to warm up (kernels are chosen then) and a few times more; a rank's time is the median, and the
-slowest rank's counts, as in a run where the others wait for it.  Between two calls a processor's caches are as in a
-run: all other layers came in between, so weights are gone from them, and the input was written just now.
+A block is called twice to warm up (kernels are chosen by the first call) and a few times more; a rank's time is the
+median, and the slowest rank's counts, as in a run where the others wait for it.  Between two calls a processor's caches
+are as in a run: all other layers came in between, so weights are gone from them, and the input was written just now.
 """
 
 from __future__ import annotations
@@ -124,8 +124,9 @@ def _time(world: World, alone: World, engine: Engine, block: Block) -> Times:
     layer = make_layer(alone, placed.layers[0], np.float32, arena.parameters["block"], engine)
     inputs = [_numbers(engine, shape) for shape in block.inputs]
     dy = _numbers(engine, extents_of(layer.out))
-    arena.begin()
-    warm_s = sum(_passes(layer, inputs, dy))
+    for _ in range(2):  # the first call chooses kernels, which says nothing of how long one takes
+        arena.begin()
+        warm_s = sum(_passes(layer, inputs, dy))
     repeats = world.comm.bcast(min(MOST_REPEATS, max(LEAST_REPEATS, int(SHORT_S / max(warm_s, 1e-9)))))
     taken, others = [], np.zeros(0 if isinstance(engine, GpuEngine) else OTHERS_BYTES, np.uint8)
     for _ in range(repeats):
