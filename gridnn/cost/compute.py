@@ -65,6 +65,14 @@ def pass_seconds(layer: PlacedLayer, rank: int, machine: Machine, pass_: Pass) -
     return work_seconds(machine, Work(work.product_flops, 0 if pass_ == "weights" else work.touched))
 
 
+def masked_seconds(layer: PlacedLayer, rank: int, machine: Machine) -> float:
+    """Return what a ReLU costs where the layer before it does its work: its gradient is masked in a pass over it.
+
+    Forward it costs nothing, on the way out of the product; backward what its own layer takes, but for calling it.
+    """
+    return max(0.0, pass_seconds(layer, rank, machine, "data") - machine.layer_s)
+
+
 def work_seconds(machine: Machine, work: Work) -> float:
     """Return the seconds of one pass by the machine's rates."""
     product_s = work.product_flops / machine.flops_per_s

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from gridnn.cost.compute import pass_seconds
+from gridnn.cost.compute import masked_seconds, pass_seconds
 from gridnn.cost.machine import Machine
 from gridnn.cost.movement import Movements, Part
 from gridnn.cost.profile import PASSES
@@ -182,11 +182,13 @@ def _layer(
     place = layer.placement
     # Ranks with blocks of the same shapes take the same time: one of them is asked.
     shapes = {tuple(a.block_shape(rank) for a in (*place.needs, place.raw)): rank for rank in ranks}
-    forward_s, data_s, weights_s = (
-        # A ReLU that the layer before it computes on its way out takes no time of its own.
-        0.0 if fused else max(passes * pass_seconds(layer, rank, machine, p) for rank in shapes.values())
-        for p in PASSES
-    )
+    if fused:  # a ReLU that the layer before it computes
+        data_s = max(passes * masked_seconds(layer, rank, machine) for rank in shapes.values())
+        forward_s = weights_s = 0.0
+    else:
+        forward_s, data_s, weights_s = (
+            max(passes * pass_seconds(layer, rank, machine, p) for rank in shapes.values()) for p in PASSES
+        )
     elements = max(sum(volume(p.layout.box(rank)) for p in place.parameters) for rank in ranks)
     update_s = elements * (2 + states) * machine.touch_s_per_element
     interior = min(_interior(placed, layer, rank) for rank in ranks)

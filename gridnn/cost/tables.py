@@ -50,8 +50,8 @@ class Layer:
     shares
         Its weights are another layer's.
     absorbed
-        The layer before it computes it where both are on one grid: then it costs nothing, elsewhere an edge
-        carries its cost.
+        The layer before it computes it where both are on one grid: then it costs what masking its gradient costs,
+        elsewhere an edge carries the rest.
     """
 
     spec: s.LayerSpec
@@ -185,21 +185,24 @@ class CostTables:
         elements = sum((grids.volume(each.dims) for each in sketch.weights if not x.shares), zeros)
         inputs = [grids.extents(each.dims) for each in sketch.needs]
         kernel = grids.volume(sketch.weights[0].dims[1:]) if sketch.weights else None
-        compute = block_seconds(
-            self.machine, x.spec, inputs, grids.extents(sketch.raw.dims), kernel, kept, first=x.first
-        )
+        blocks = inputs, grids.extents(sketch.raw.dims), kernel, kept
+        compute = self.passes * block_seconds(self.machine, x.spec, *blocks, first=x.first)
+        rest = None
+        if x.absorbed:  # but for the mask: what its own layer does only where an edge comes between
+            forward = block_seconds(self.machine, x.spec, *blocks, first=True)
+            masked = np.maximum(compute - self.passes * (forward + self.machine.layer_s), 0.0)
+            compute, rest = masked, compute - masked
         update = elements * (2 + self.states) * self.machine.touch_s_per_element
-        alone = self.passes * compute
         return LayerCosts(
             grids,
-            (zeros if x.absorbed else alone) + update,
+            compute + update,
             self.passes * settle_s,
             self.passes * statistics_s,
             gradients_s,
             self._memory(x, sketch, elements, kept),
             tuple((grids.cuts(each.dims), grids.copies(each.whole)) for each in sketch.needs),
             grids.cuts(sketch.out.dims),
-            alone if x.absorbed else None,
+            rest,
         )
 
     def _priced(self, collective: Collective, asked: Sequence[Sequence[Group]]) -> list[list[Floats]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gridnn.cost.collectives import allgather_s, allreduce_s, members, reduce_scatter_s
-from gridnn.cost.compute import forward_work, pass_seconds
+from gridnn.cost.compute import forward_work, masked_seconds, pass_seconds
 from gridnn.cost.machine import BEST, Level, Machine
 from gridnn.cost.price import PlanPrice, price_plan, priced_ranks, spread_ranks
 from gridnn.cost.profile import PASSES, BlockShape, Profile, Sample, work_of
@@ -127,14 +127,17 @@ def test_passes_repeat_all_but_sums_and_update() -> None:
     assert three.step_s == pytest.approx(3 * one.step_s - 2 * once_s)
 
 
-def test_one_rank_is_its_arithmetic_and_a_relu_that_is_absorbed_is_free() -> None:
+def test_one_rank_is_its_arithmetic_and_the_forward_of_an_absorbed_relu_is_free() -> None:
     placed = placed_as(build("residual"), "1", 4, 1)
     price = price_plan(placed, MACHINE, 4, states=0)
     assert [price.step_s, price.overlapped_s] == pytest.approx([price.compute_s] * 2)
-    free = [layer.name for layer in price.layers if layer.compute_s == 0]
+    free = [layer.name for layer in price.layers if layer.forward_s == 0]
     assert free and all(name.startswith("relu") for name in free)
+    assert all(layer.data_s > 0 for layer in price.layers if layer.name in free)  # gradients are masked
     every = sum(
-        pass_seconds(layer, 0, MACHINE, p) for layer in placed.layers if layer.node.name not in free for p in PASSES
+        masked_seconds(layer, 0, MACHINE) if layer.node.name in free
+        else sum(pass_seconds(layer, 0, MACHINE, p) for p in PASSES)
+        for layer in placed.layers
     )  # fmt: skip
     assert sum(layer.compute_s - layer.update_s for layer in price.layers) == pytest.approx(every)
 

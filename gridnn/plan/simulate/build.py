@@ -88,10 +88,11 @@ class _Builder:
         assert len(schemes) == len(nodes) and all(self.choices), "one scheme or more for each node"
         self.wiring, self.links = wiring_of(job.network), Links(job.machine, job.procs)
         led = range(len(nodes)) if leaders is None else leaders
-        self.absorbed = {
-            relu for relu, host in absorbed_by(job.network).items()
+        self.relus = {  # by the layers that compute them
+            host: relu for relu, host in absorbed_by(job.network).items()
             if self.schemes[relu] == self.schemes[host] and (led[relu] == led[host] or self.choices[host] == 1)
         }  # fmt: skip
+        self.absorbed = set(self.relus.values())
         self.kinds = self._kinds()
         self.edges = list(self._edges())
         self._numbers: dict[Layout, int] = {}
@@ -123,7 +124,10 @@ class _Builder:
             return OperationCost(nothing + NOWHERE, nothing, nothing, nothing)
         scheme = self.schemes[node][configuration]
         check_scheme(self.job.network.nodes[node].name, scheme, self.job.per_pass, self.job.procs)
-        return self.layer(self.kinds[node], scheme, node in self.absorbed)
+        relu = self.relus.get(node)
+        return self.layer(
+            self.kinds[node], scheme, node in self.absorbed, None if relu is None else self.kinds[relu]
+        )
 
     def edge(self, edge: int, a: int, b: int) -> EdgeCost:
         i, j, use = self.edges[edge]
@@ -175,9 +179,10 @@ class _Builder:
         needs = tuple(self._number(need) for need in placement.needs)
         return _Site(PlacedLayer(node, scheme, placement, ()), self._number(placement.out), needs)
 
-    def _layer(self, kind: int, scheme: Scheme, absorbed: bool) -> OperationCost:
+    def _layer(self, kind: int, scheme: Scheme, absorbed: bool, relu: int | None) -> OperationCost:
         layer = self.site(kind, scheme).layer
-        return layer_cost(self.job, layer, self.links, self._boxes_of, self.bucket_bytes, absorbed)
+        masked = None if relu is None else self.site(relu, scheme).layer
+        return layer_cost(self.job, layer, self.links, self._boxes_of, self.bucket_bytes, absorbed, masked)
 
     def _carried(self, out: int, need: int) -> EdgeCost:
         """Return what moves from an output to where it is needed, and back."""

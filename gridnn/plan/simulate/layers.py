@@ -44,6 +44,7 @@ def layer_cost(
     boxes: Callable[[Layout], Boxes],
     bucket_bytes: int,
     absorbed: bool,
+    relu: PlacedLayer | None = None,
 ) -> OperationCost:
     """Return what a layer costs on its scheme.
 
@@ -55,12 +56,18 @@ def layer_cost(
         Gradients are summed in buckets of about that size.
     absorbed
         The layer before it does its work: it takes no time, and waits for no rank.
+    relu
+        One that this layer does the work of: forward on its way out, backward by masking the gradient first.
     """
     parts, ranks = layer.scheme.grid.size, np.array(layer.scheme.ranks)
     if absorbed:
         nothing = np.zeros(parts, np.int64)
         return OperationCost(np.full(parts, NOWHERE), nothing, nothing, nothing)
     forward_s, data_s, weights_s = _compute_s(job, layer, boxes)
+    if relu is not None:
+        data_s = data_s + np.maximum(
+            _compute_s(job, relu, boxes)[1] - job.machine.layer_s, 0.0
+        )  # `masked_seconds`
     backward_s, before = data_s + weights_s, job.passes - 1
     place = layer.placement
     sums = list(_gradients(job, layer, links, boxes, bucket_bytes))
