@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -35,6 +35,12 @@ MOVES, SUMS = "", "sums"
 """Purposes of streams and communicators; beside them, lanes between stages."""
 QUIET_S, LOOK_S = 10.0, 1e-3
 """Seconds that the end of a run waits for what is on its way, and between two looks."""
+RESULTS = {
+    6: "another process is gone, or the network to it",
+    7: "it has not been done yet: NCCL_COMM_BLOCKING must be 1",
+    8: "it took too long",
+}
+"""Results of NCCL that CuPy may have no words for."""
 
 
 class Group(NamedTuple):
@@ -117,8 +123,10 @@ class Links:
             group.stream.wait(self.streams.compute().record())
             with telling("messages were handed on"):
                 self.library.groupStart()
-                calls(group, group.stream.pointer)
-                self.library.groupEnd()
+                try:
+                    calls(group, group.stream.pointer)
+                finally:  # left open, it would take in all that follows, the end of communicators too
+                    self.library.groupEnd()
             launched.event = group.stream.record()
             while self._open and self._open[0][0].done:
                 self._open.popleft()
@@ -136,6 +144,10 @@ class Links:
                 raise RunError(f"NCCL has no identity for a communicator: {wrong}")
             self.make(world, purpose, ranks, identity)
         return found[purpose, ranks]
+
+    def has(self, world: World, purpose: str, ranks: Ranks) -> bool:
+        """Return whether there is a communicator of `ranks` for a purpose; the same on all of them."""
+        return (purpose, ranks) in self._of(world)
 
     def identity(self, world: World, ranks: Ranks) -> tuple[Any, str]:
         """Return what a communicator of `ranks` is made with, and why there is none.  Collective over them, by MPI."""
@@ -197,16 +209,27 @@ class Links:
         return True
 
     def close(self, world: World, orderly: bool) -> None:
-        """Let go of the communicators of a world: by force where something may never be through."""
-        groups = self._groups.pop(world, {})
-        quiet = orderly and bool(groups) and self.quiet(QUIET_S)
+        """Let go of the communicators of a world: by force where something may never be through.
+
+        By force all at once: each gives memory of the device back, for which it waits until nothing runs there, and a
+        movement of one that is not ended yet may run for ever.
+        """
+        made = [group.communicator for group in self._groups.pop(world, {}).values()]
+        quiet = orderly and bool(made) and self.quiet(QUIET_S)
         with self._closing:
-            for group in groups.values():
-                self._communicators.remove(group.communicator)
-                if quiet:
-                    group.communicator.destroy()
-                else:  # destroying would wait for what is under way
-                    group.communicator.abort()
+            for communicator in made:
+                self._communicators.remove(communicator)
+            if quiet:
+                for communicator in made:
+                    communicator.destroy()
+            elif made:  # destroying would wait for what is under way
+                with suppress(
+                    RuntimeError, KeyError
+                ):  # of NCCL: who ends by force has an error to tell already
+                    self.library.groupStart()
+                    for communicator in made:
+                        communicator.abort()
+                    self.library.groupEnd()
         if not self._communicators:  # nobody will look whether what was under way is through
             self._open.clear()
 
@@ -234,5 +257,5 @@ def telling(when: str) -> Iterator[None]:
 def said(error: Exception) -> str:
     """Return an error of NCCL in words."""
     if isinstance(error, KeyError):  # CuPy's table of errors ends before NCCL's
-        return f"error {error}, which this CuPy has no words for; 6 is that another process is gone"
+        return f"error {error}: {RESULTS.get(error.args[0], 'this CuPy has no words for it')}"
     return str(error).strip() or type(error).__name__

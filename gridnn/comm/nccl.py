@@ -19,6 +19,11 @@ Order.  A stream does one thing after another, and a movement begins when all it
 movements in one order, that of the layers, and between stages those of one direction, that of passes: so of all that
 are not through the first one of a stream is under way on all of its ranks.
 
+Meetings.  Where a communicator is made, and where two ranks first send each other something, hosts wait for each other
+and NCCL asks for memory of the device, which may wait for all that runs there.  So stages meet on the lane back when
+they meet on the lane there, in the first pass: later, a pass sent ahead may wait on the device for a stage whose host
+waits here.
+
 Bytes.  The ledger counts what a movement is by definition, as for MPI: what a rank receives.  NCCL knows equal parts
 only; unequal ones go as a group of broadcasts, in which a rank receives the parts of all others, or of reductions, in
 which it gives away all parts but its own: the bytes of an all-gather or a reduce-scatter of unequal parts.  Moves are
@@ -50,6 +55,8 @@ Array = NDArray[Any]
 Ranks = tuple[int, ...]
 SUMMED = {"f": "NCCL_FLOAT32", "d": "NCCL_FLOAT64"}
 """What NCCL calls dtypes that are summed, by their character."""
+BACK = {"forward": "backward"}
+"""The lane on which the same ranks answer, of the lane on which they first meet."""
 OPERATIONS = {"sum": "NCCL_SUM", "max": "NCCL_MAX", "min": "NCCL_MIN"}
 
 
@@ -89,6 +96,8 @@ class Nccl:
                     call(*place, group.places[peer], stream)
 
         ranks = path.group if path.lane else tuple(range(world.size))
+        if path.lane in BACK and not self.links.has(world, BACK[path.lane], ranks):
+            self._meet(world, BACK[path.lane], path)
         return [self.links.launch(world, path.lane, ranks, calls, [*made, *rooms])]
 
     def all_gather(
@@ -146,6 +155,20 @@ class Nccl:
     def fault(self) -> str:
         """Return what NCCL found out since movements were started, "" for nothing; any thread may ask."""
         return self.links.fault()
+
+    def _meet(self, world: World, lane: str, path: Path) -> None:
+        """Make the communicator of the ranks of a path for the lane back, and send a byte wherever one will go."""
+        coming, going = ([peer for peer, _ in pieces] for pieces in (path.departures, path.arrivals))
+        array = self._device.empty(len(coming) + len(going), np.uint8)
+        start, kind = self._address(array), self._library.NCCL_UINT8
+
+        def calls(group: Group, stream: int) -> None:
+            for at, peer in enumerate(coming):
+                group.communicator.recv(start + at, 1, kind, group.places[peer], stream)
+            for at, peer in enumerate(going, len(coming)):
+                group.communicator.send(start + at, 1, kind, group.places[peer], stream)
+
+        self.links.launch(world, lane, path.group, calls, [array]).Wait()
 
     def _reduce(
         self, world: World, purpose: str, ranks: Ranks, given: Array, out: Array, how: str

@@ -43,7 +43,7 @@ def held(comm: Any, name: str, grids: str, seed: str) -> None:
     """Hold a network to the laws on uniform and random grids; no order between communicators is left to chance."""
     network, rng = build(name), random.Random(seed)
     with World(comm) as world:
-        engine = on_device(world, "reverse")
+        engine = on_device(world, "reverse", connects=True)
         for grid in grids:
             check(world, network, uniform_schemes(network, f"{grid}{comm.size}"), BATCH, engine=engine)
         schemes = random_schemes(network, comm.size, BATCH, rng)
@@ -88,11 +88,13 @@ def test_every_way_to_cut(comm: Any, name: str, sample_seed: int) -> None:
 
 
 def in_stages(
-    comm: Any, monkeypatch: pytest.MonkeyPatch, cut: pipelines.Cut, passes: int, schedule: str, limit_s: float = LIMIT_S
+    comm: Any, monkeypatch: pytest.MonkeyPatch, cut: pipelines.Cut, passes: int, schedule: str,
+    limit_s: float = LIMIT_S, connects: bool = True,
 ) -> pipelines.Trained:  # fmt: skip
     """Return what stages train whose devices hand messages on."""
     with World(comm) as world, monkeypatch.context() as changed:
-        engine = on_device(world, ordered=False)  # stages meet directions between them in different orders
+        # Stages meet directions between them in different orders, and hosts each other where they first do.
+        engine = on_device(world, ordered=False, connects=connects)
         world.transport._carrier.links.library.limit_s = limit_s  # type: ignore[attr-defined]
 
         def given(_: World, shard: Shard) -> Any:
@@ -116,6 +118,17 @@ def test_stages(comm: Any, schedule: str, sample_seed: int, monkeypatch: pytest.
     cut = a_cut(comm, [comm.size // 2] * 2, sample_seed)
     wanted = pipelines.alone(build("residual"), 7, 3, schedule=schedule)
     pipelines.same(in_stages(comm, monkeypatch, cut, 3, schedule), wanted, f"{cut} {schedule}")
+
+
+@pytest.mark.ranks(2)
+def test_stages_that_first_meet_when_they_answer_would_hang(
+    comm: Any, sample_seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass that was sent ahead waits on the device for a host that waits for this one."""
+    monkeypatch.setattr("gridnn.comm.nccl.BACK", {})
+    cut = a_cut(comm, (1, 1), sample_seed)
+    with pytest.raises(AssertionError, match="a host waits for ever"):
+        in_stages(comm, monkeypatch, cut, 3, "1f1b", limit_s=1.0)
 
 
 @pytest.mark.ranks(3)
@@ -143,4 +156,4 @@ def test_directions_on_one_stream_would_hang(
     monkeypatch.setattr(Nccl, "swap", together)
     cut = a_cut(comm, (1, 1), sample_seed)
     with pytest.raises(AssertionError, match="on a device it would wait for ever"):
-        in_stages(comm, monkeypatch, cut, 3, "1f1b", limit_s=0.5)
+        in_stages(comm, monkeypatch, cut, 3, "1f1b", limit_s=0.5, connects=False)

@@ -39,7 +39,7 @@ from tests.support import shim
 from tests.support.launch import run_ranks
 from tests.support.lazy import LazyStreams, StreamDevice
 from tests.support.nccl import Library, on_device
-from tests.support.nccl_calls import REDUCE
+from tests.support.nccl_calls import REDUCE, NcclError
 
 needs_kernels = pytest.mark.skipif(
     shim.CXX is None, reason="g++ is not there; with it kernels run on the CPU"
@@ -139,17 +139,22 @@ def test_a_host_that_waits_is_where_it_waits() -> None:
 @needs_kernels
 @pytest.mark.ranks(2)
 def test_what_the_library_finds_out_is_told(comm: Any) -> None:
-    """As CuPy tells it: an error that its table does not have."""
+    """As CuPy tells it: in words, or by the number of an error that its table does not have."""
     with World(comm) as world:
         on_device(world)
         assert world.transport.fault() == ""
         library: Library = world.transport._carrier.links.library  # type: ignore[attr-defined]
-        library.broken = True
-        assert (
-            "error 6, which this CuPy has no words for; 6 is that another process is gone"
-            in world.transport.fault()
-        )
-        library.broken = False
+        for wrong, words in (
+            (
+                NcclError("NCCL_ERROR_REMOTE_ERROR: remote process exited"),
+                "REMOTE_ERROR: remote process exited",
+            ),
+            (KeyError(8), "error 8: it took too long"),
+            (KeyError(99), "error 99: this CuPy has no words for it"),
+        ):
+            library.broken = wrong
+            assert words in world.transport.fault()
+        library.broken = None
 
 
 BROKEN = """
@@ -188,6 +193,27 @@ def test_the_end_of_a_world(comm: Any, monkeypatch: pytest.MonkeyPatch, orderly:
         with pytest.raises(RunError, match="something"), world:
             raise RunError("something")
     assert [c.closed for c in library.communicators] == ["destroyed" if orderly else "aborted"]
+
+
+@needs_kernels
+@pytest.mark.ranks(2)
+def test_an_end_by_force_waits_for_nobody(comm: Any) -> None:
+    """Each communicator that ends gives memory back, and waits for all kernels of the device: all end together."""
+    world = World(comm)
+    engine = on_device(world)
+    by: Nccl = world.transport._carrier  # type: ignore[attr-defined]
+    library: Library = by.links.library
+    by.links.group(world, "sums", (0, 1))
+    with pytest.raises(RunError, match="something"), world:
+        array = engine.take(np.ones(4))
+        started = by.start_sum(world, (0, 1), array) if world.rank == 0 else None  # rank 1 never does
+        raise RunError("something")
+    assert [c.closed for c in library.communicators] == ["aborted"] * 2
+    assert started is None or not started.done
+    if started is not None:  # one after the other would not
+        library.communicators[1].closed = ""
+        with pytest.raises(AssertionError, match="waits for another's kernels"):
+            library.communicators[0].abort()
 
 
 # How a run comes to it ---------------------------------------------------------------------------

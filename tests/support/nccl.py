@@ -16,6 +16,9 @@ So ranks hold each other up as devices do, and streams do not; and what would go
 | to or from one peer outside of a group                            | at once: it would wait for its peer       |
 | with a host's array, or none of the device                        | at once                                   |
 | that a peer never makes, or that streams hold up in a circle      | after some seconds                        |
+| that hosts hold up, which meet to connect (`connects`)            | after some seconds                        |
+| after a call of its group was refused                             | with the group                            |
+| of the end by force, while another communicator is under way      | at once, unless all end in one group      |
 """
 
 from __future__ import annotations
@@ -34,12 +37,15 @@ from gridnn.comm.nccl import Nccl
 from gridnn.comm.transport import Direct
 from gridnn.compute.gpu.engine import Engine, Precision
 from tests.support.lazy import LazyStreams, StreamDevice
-from tests.support.nccl_calls import Communicator, NcclError, Numbers, Part, Ticket
+from tests.support.nccl_calls import Call, Communicator, NcclError, Numbers, Part, Ticket
 
 LIMIT_S, STEP_S, LOOK_S = 15.0, 1e-3, 1e-4
 TAKEN = 1 << 16
 """Of tags: messages that say that another was taken."""
 ID_BYTES = 128
+CONNECT = 1 << 18
+"""Of tags: hosts that meet to connect; the way of what goes, and that of what its peer calls it."""
+WAYS = {"send": (0, 1), "recv": (1, 0), "all": (2, 2)}
 
 
 class Library:
@@ -49,11 +55,18 @@ class Library:
     ----------
     ordered
         All ranks start what they share in one order, whatever the communicator.
+    connects
+        Hosts wait for each other where ranks first send each other something on a communicator, as NCCL's do, and there
+        and where one is made for all that runs on the device: NCCL asks for its memory.
 
     Attributes
     ----------
     limit_s
         How long a movement may take.
+    broken
+        What went wrong since movements were started.
+    wrong
+        What was refused within the group.
     """
 
     available = True
@@ -62,15 +75,20 @@ class Library:
     NcclError = NcclError
 
     def __init__(
-        self, comm: MPI.Intracomm, device: StreamDevice, streams: LazyStreams, ordered: bool = True
-    ) -> None:
-        self.device, self.streams, self.ordered = device, streams, ordered
+        self, comm: MPI.Intracomm, device: StreamDevice, streams: LazyStreams, ordered: bool = True,
+        connects: bool = False,
+    ) -> None:  # fmt: skip
+        self.device, self.streams, self.ordered, self.connects = device, streams, ordered, connects
         self._meet, self._wire = comm.Dup(), comm.Dup()
         self.rank: int = comm.rank
         self.calls: list[str] = []
-        self.broken, self.limit_s = False, LIMIT_S
+        self.broken: Exception | None = None
+        self.wrong, self.limit_s = "", LIMIT_S
         self.communicators: list[Communicator] = []
-        self._group: list[tuple[Communicator, int, Callable[[Numbers], Part]]] | None = None
+        self._group: list[Call] | None = None
+        self._ending: list[Communicator] = []
+        self._connected: set[tuple[int, str, int]] = set()
+        self._hellos: list[MPI.Request] = []
         self._ids = itertools.count()
         self._sent: list[tuple[MPI.Request, Any]] = []
         self.inbox: dict[Ticket, Any] = {}
@@ -86,18 +104,19 @@ class Library:
     def get_version(self) -> int:
         return 22707
 
-    def get_unique_id(self) -> tuple[int, ...]:
-        return (next(self._ids), self.rank, *(0,) * (ID_BYTES - 2))
+    def get_unique_id(self) -> bytes:
+        return bytes((next(self._ids), self.rank)).ljust(ID_BYTES, b"\0")
 
-    def NcclCommunicator(self, size: int, identity: tuple[int, ...], rank: int) -> Communicator:
+    def NcclCommunicator(self, size: int, identity: bytes, rank: int) -> Communicator:
         """Meet the other ranks at the one that made the identity."""
-        assert len(identity) == ID_BYTES
+        assert type(identity) is bytes and len(identity) == ID_BYTES  # as of CuPy 14
+        self._ask_for_memory()
         number, first, *_ = identity
         if self.rank != first:
             self._meet.send((number, rank, self.rank), first, 1)
-            found = self._meet.recv(source=first, tag=2 + number)
+            found = self._heard(first, 2 + number)
         else:
-            told = [(number, rank, self.rank)] + [self._meet.recv(tag=1) for _ in range(size - 1)]
+            told = [(number, rank, self.rank)] + [self._heard(MPI.ANY_SOURCE, 1) for _ in range(size - 1)]
             found = {at: world for same, at, world in told if same == number}
             for world in found.values():
                 if world != first:
@@ -110,28 +129,78 @@ class Library:
 
     def groupStart(self) -> None:
         assert self._group is None, "a group within a group"
-        self._group = []
+        self._group, self.wrong = [], ""
 
     def groupEnd(self) -> None:
         assert self._group is not None, "no group was begun"
         calls, self._group = self._group, None
-        for communicator in dict.fromkeys(call[0] for call in calls):
-            pointers = {pointer for which, pointer, _ in calls if which is communicator}
+        if self.wrong:
+            raise NcclError(self.wrong)
+        for communicator in dict.fromkeys(call.communicator for call in calls):
+            mine = [call for call in calls if call.communicator is communicator]
+            pointers = {call.pointer for call in mine}
             assert len(pointers) == 1, "one stream a communicator and group"
-            self.start(
-                communicator, pointers.pop(), [make for which, _, make in calls if which is communicator]
-            )
+            if self.connects:
+                self._connect(communicator, [meeting for call in mine for meeting in call.meets])
+            self.start(communicator, pointers.pop(), [call.make for call in mine])
+        ending, self._ending = self._ending, []
+        self._end(ending)
 
-    def call(
-        self, communicator: Communicator, pointer: int, make: Callable[[Numbers], Part], alone: bool
-    ) -> None:
+    def call(self, call: Call, alone: bool) -> None:
         """Take a call: now, or at the end of the group."""
         if self._group is not None:
-            self._group.append((communicator, pointer, make))
+            self._group.append(call)
         elif alone:
-            self.start(communicator, pointer, [make])
+            self.start(call.communicator, call.pointer, [call.make])
         else:
             raise NcclError("a message to one peer outside of a group waits for it, and it for another")
+
+    def abort(self, communicator: Communicator) -> None:
+        """End a communicator by force: now, or with all others at the end of the group."""
+        if self._group is None:
+            self._end([communicator])
+        else:
+            self._ending.append(communicator)
+
+    def _end(self, ending: Sequence[Communicator]) -> None:
+        """End communicators whatever is under way on them; what they give back waits for all else on the device."""
+        for communicator in ending:
+            communicator.closed = "aborted"
+        if ending:
+            closed = all(kernel.communicator.closed for kernel in self._left())
+            assert closed, "an end by force waits for another's kernels"
+
+    def _heard(self, source: int, tag: int) -> Any:
+        """Return what a host says to this one."""
+        stop_s = time.monotonic() + self.limit_s
+        while not self._meet.iprobe(source, tag):
+            assert time.monotonic() < stop_s, "a host waits for ever for another one"
+            time.sleep(LOOK_S)
+        return self._meet.recv(None, source, tag)
+
+    def _ask_for_memory(self) -> None:
+        """Wait for all kernels of the device, as CUDA may."""
+        stop_s = time.monotonic() + self.limit_s
+        while self.connects and self._left():
+            assert time.monotonic() < stop_s, "a host waits for ever for memory of its device"
+            time.sleep(LOOK_S)
+
+    def _left(self) -> list[Kernel]:
+        """Return the kernels that are not through."""
+        with self._lock:
+            return [kernel for queue in self._queues.values() for kernel in queue if not kernel.through]
+
+    def _connect(self, communicator: Communicator, meets: Sequence[tuple[str, int]]) -> None:
+        """Meet the hosts of ranks that this one has not met so."""
+        new = [each for each in dict.fromkeys(meets) if (communicator.tag, *each) not in self._connected]
+        self._connected.update((communicator.tag, *each) for each in new)
+        if new:
+            self._ask_for_memory()
+        tag = CONNECT + 4 * communicator.tag
+        for way, peer in new:
+            self._hellos.append(self._meet.isend(None, communicator.world[peer], tag + WAYS[way][0]))
+        for way, peer in new:
+            self._heard(communicator.world[peer], tag + WAYS[way][1])
 
     def start(
         self, communicator: Communicator, pointer: int, makes: Sequence[Callable[[Numbers], Part]]
@@ -145,7 +214,7 @@ class Library:
         numbers = Numbers(self, communicator)
         with self._lock:
             self._going = []
-            kernel = Kernel(self, [make(numbers) for make in makes], self._going)
+            kernel = Kernel(self, communicator, [make(numbers) for make in makes], self._going)
             self._queues[pointer].append(kernel)
         stream.put(kernel)
         communicator.streams.append(stream)
@@ -198,7 +267,7 @@ class Library:
         self._meet.Barrier()  # what others still wait for to be taken has been taken
         self._closed.set()
         self._thread.join()
-        for request, _ in self._sent:
+        for request in (*self._hellos, *(request for request, _ in self._sent)):
             request.wait()
         self._meet.Free()
         self._wire.Free()
@@ -211,8 +280,12 @@ class Kernel:
     all that it sent was taken by kernels of others that had begun.
     """
 
-    def __init__(self, library: Library, parts: list[Part], going: list[tuple[int, int, Any, bytes]]) -> None:
+    def __init__(
+        self, library: Library, communicator: Communicator, parts: list[Part],
+        going: list[tuple[int, int, Any, bytes]],
+    ) -> None:  # fmt: skip
         self._library, self._parts, self._going = library, parts, going
+        self.communicator = communicator
         self._wanted = [ticket for part in parts for ticket, _ in part.tickets]
         self._got: dict[Ticket, Any] = {}
         self._taken: list[Ticket] | None = None
@@ -262,15 +335,16 @@ class Kernel:
 
 
 def on_device(
-    world: Any, order: str = "forward", ordered: bool = True, precision: Precision = "float32"
-) -> Any:
+    world: Any, order: str = "forward", ordered: bool = True, precision: Precision = "float32",
+    connects: bool = False,
+) -> Any:  # fmt: skip
     """Return an engine whose device the world's arrays are on from now on, and hands messages on itself.
 
     Its transport's carrier has the library as `links.library` and the streams as `links.streams`.
     """
     device = StreamDevice(order)
     engine, streams = Engine(device, precision), LazyStreams(device)
-    library = Library(world.comm, device, streams, ordered)
+    library = Library(world.comm, device, streams, ordered, connects)
     world.also_close(library.close)
     carrier = Nccl(device, streams, library)
     world.memory, world.transport = engine.memory, Direct(world.memory, engine, carrier)

@@ -43,6 +43,21 @@ class Part(NamedTuple):
     apply: Callable[[list[Any]], list[Any]]
 
 
+class Call(NamedTuple):
+    """A call that is taken down.
+
+    Parameters
+    ----------
+    meets
+        Ranks of the communicator, and what goes between: "send", "recv", or "all" of a collective.
+    """
+
+    communicator: Communicator
+    pointer: int
+    make: Callable[[Numbers], Part]
+    meets: list[tuple[str, int]]
+
+
 class Numbers:
     """The numbers of one kernel: the same at both ends of a message, if ranks do the same."""
 
@@ -77,7 +92,7 @@ class Communicator:
             self.library.going(self.world[peer], self.tag, ("p2p", count, kind, numbers.of(peer)), data)
             return Part([(block, data)], [], [], lambda came: [])
 
-        self._call("send", stream, make, alone=False)
+        self._call("send", stream, make, alone=False, meets=[("send", peer)])
 
     def recv(self, target: int, count: int, kind: int, peer: int, stream: int) -> None:
         block = self._block(target, count, kind)
@@ -87,7 +102,7 @@ class Communicator:
             tickets = [(ticket, ("p2p", count, kind, numbers.of(peer)))]
             return Part([], [(block, block.view().tobytes())], tickets, lambda came: came)
 
-        self._call("recv", stream, make, alone=False)
+        self._call("recv", stream, make, alone=False, meets=[("recv", peer)])
 
     def allReduce(self, source: int, target: int, count: int, kind: int, how: int, stream: int) -> None:
         give = dict.fromkeys(range(len(self.world)), (source, count))
@@ -122,8 +137,8 @@ class Communicator:
         )
 
     def check_async_error(self) -> None:
-        if self.library.broken:
-            raise KeyError(6)  # as CuPy, whose table ends at 5
+        if self.library.broken is not None:
+            raise self.library.broken
 
     def destroy(self) -> None:
         for stream in self.streams:
@@ -131,7 +146,7 @@ class Communicator:
         self.closed = "destroyed"
 
     def abort(self) -> None:
-        self.closed = "aborted"
+        self.library.abort(self)
 
     def _collective(
         self, name: str, said: tuple[Any, ...], give: dict[int, tuple[int, int]], target: tuple[int, int] | None,
@@ -163,7 +178,8 @@ class Communicator:
 
             return Part(reads, [(mine, mine.view().tobytes())], tickets, apply)
 
-        self._call(name, stream, make, alone=True)
+        meets = [("all", peer) for peer in range(len(self.world)) if peer != self.rank]
+        self._call(name, stream, make, alone=True, meets=meets)
 
     def _sum(self, kind: int, how: int) -> Callable[[list[bytes]], bytes]:
         def joined(parts: list[bytes]) -> bytes:
@@ -172,8 +188,14 @@ class Communicator:
         return joined
 
     def _block(self, address: int, count: int, kind: int) -> Block:
-        return self.library.device.block(address, count * np.dtype(TYPES[kind]).itemsize)
+        try:
+            return self.library.device.block(address, count * np.dtype(TYPES[kind]).itemsize)
+        except RuntimeError as error:
+            self.library.wrong = str(error)
+            raise
 
-    def _call(self, name: str, stream: int, make: Callable[[Numbers], Part], alone: bool) -> None:
+    def _call(
+        self, name: str, stream: int, make: Callable[[Numbers], Part], alone: bool, meets: list[tuple[str, int]]
+    ) -> None:  # fmt: skip
         self.library.calls.append(name)
-        self.library.call(self, stream, make, alone)
+        self.library.call(Call(self, stream, make, meets), alone)
