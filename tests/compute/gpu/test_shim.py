@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import platform
+from typing import Any
+
 import numpy as np
 import pytest
 
+from gridnn.compute.gpu.source import read_source
 from tests.compute.gpu.conftest import Launch
-from tests.support.shim import Module, ShimError
+from tests.support.shim import DYNAMIC_BYTES, Module, ShimError
 
 HEAD = '#ifndef REAL\n#define REAL float\n#endif\ntypedef REAL real;\nextern "C" __global__ void '
 REVERSED = (
@@ -26,6 +30,14 @@ SUMS = (
     if (threadIdx.x % 32 == 0) y[threadIdx.x / 32] = sum;
     votes[threadIdx.x] = __ballot_sync(0xffffffffu, x[threadIdx.x] % 3 == 0);
     if (threadIdx.x % 32 == 0) atomicAdd(y + 2, sum);
+}"""
+)
+PRODUCTS = HEAD + "products(const real* x, real* y) { y[threadIdx.x] *= x[threadIdx.x]; }"
+WIDTHS = (
+    HEAD
+    + """widths(int* y) {
+    y[0] = sizeof(exp((real)1)), y[1] = sizeof(tanh((real)1));
+    y[2] = sizeof(erfc((real)1)), y[3] = sizeof(sqrt((real)1));
 }"""
 )
 
@@ -94,3 +106,43 @@ def test_launches_that_no_device_takes_are_refused(
 ) -> None:
     with pytest.raises(ShimError, match=r"a (block|grid) of"):
         module("reversed", text=REVERSED).launch("reversed", grid, block, [np.zeros(96), np.zeros(96)])
+
+
+def test_a_block_above_the_launch_bounds_is_refused(module: Launch) -> None:
+    head = HEAD.replace("void", "__launch_bounds__(64, 2) void")
+    text = head + "bounded(real* y) { y[threadIdx.x] = 1; }"
+    kernel, y = module("bounded", text=text), np.zeros(65)
+    kernel.launch("bounded", (1,), (64,), [y])
+    with pytest.raises(ShimError, match="a block of 65 threads, its launch bounds are 64"):
+        kernel.launch("bounded", (1,), (65,), [y])
+    assert y.tolist() == [1] * 64 + [0]
+    assert read_source("conv_tensor").count("__launch_bounds__(256, 2) void") == 3
+
+
+def test_shared_memory_that_must_be_asked_for_is_refused(module: Launch) -> None:
+    """A launch gives 48 KiB of it; for more, CuPy would have to set an attribute of the kernel first."""
+    text = HEAD + "large(real* y) {\nextern __shared__ real held[];\nheld[0] = 3;\ny[0] = held[0];\n}"
+    kernel, y = module("large", text=text), np.zeros(1)
+    kernel.launch("large", (1,), (1,), [y], shared_bytes=DYNAMIC_BYTES)
+    assert y[0] == 3 and DYNAMIC_BYTES == 49152
+    with pytest.raises(ShimError, match="49153 bytes of dynamic shared memory"):
+        kernel.launch("large", (1,), (1,), [y], shared_bytes=DYNAMIC_BYTES + 1)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only there numbers are flushed")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numbers_below_the_least_normal_float_are_zero(module: Launch, dtype: Any) -> None:
+    """CuPy compiles with -ftz=true: those that go in and those that come out, of float alone."""
+    least = np.finfo(dtype).tiny
+    x, y = np.array([least, -least, least / 2, 4 * least], dtype), np.array([0.5, 0.5, 4, 0.5], dtype)
+    wanted = x * y if dtype == np.float64 else np.array([0, -0.0, 0, 2 * least], dtype)
+    module("products", dtype, text=PRODUCTS).launch("products", (1,), (4,), [x, y])
+    np.testing.assert_array_equal(y.view(f"u{y.itemsize}"), wanted.view(f"u{y.itemsize}"))
+    assert x[:1] * dtype(0.5) > 0  # the host computes as before
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_functions_of_float_compute_in_float(module: Launch, dtype: Any) -> None:
+    y = np.zeros(4, np.int32)
+    module("widths", dtype, text=WIDTHS).launch("widths", (1,), (1,), [y])
+    assert y.tolist() == [np.dtype(dtype).itemsize] * 4

@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ ORDERS = ("forward", "reverse", "shuffled")
 CXX = shutil.which("g++")
 FLAGS = ["-std=gnu++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Werror", "-Wno-unused-function",
          "-Wno-unknown-pragmas", "-Wno-unused-variable", "-Wno-maybe-uninitialized", "-march=native"]  # fmt: skip
-DYNAMIC_BYTES = 96 << 10
+DYNAMIC_BYTES = 48 << 10
+"""Of shared memory, the most that a launch is given which has not asked for more before."""
 _REAL = {"f": "float", "d": "double", "E": "bfloat16", "H": "bfloat16"}
 _BARRIER = re.compile(r"__syncthreads\(\);|__syncwarp\([^)]*\);")
+_BOUND = re.compile(r"__launch_bounds__\((\d+)[^)]*\) void (\w+)\(")
 _DYNAMIC = re.compile(r"extern\s+__shared__\s+([\w ]+?)\s+(\w+)\[\];")
 
 
@@ -67,6 +70,7 @@ class Module:
             at = list(_BARRIER.finditer(text))[without]
             text = f"{text[: at.start()]};{text[at.end() :]}"
         self.kernels = {kernel.name: kernel for kernel in kernels_of(text)}
+        self.bounds = {name: int(threads) for threads, name in _BOUND.findall(text)}
         self.dtype, self.order, self.seed = np.dtype(dtype), ORDERS.index(order), seed
         self._library = ctypes.CDLL(str(_compiled(name, text, _REAL[self.dtype.char])))
         self._library.shim_message.restype = ctypes.c_char_p
@@ -91,6 +95,9 @@ class Module:
         ShimError
             For what would be wrong on a device.
         """
+        threads, most = prod(block), self.bounds.get(kernel)
+        if most is not None and threads > most:
+            raise ShimError(f"{kernel}: a block of {threads} threads, its launch bounds are {most}")
         held = [_held(a) for a in pack(self.kernels[kernel], arguments, self.dtype)]
         pointers = (ctypes.c_void_p * len(held))(*(a.ctypes.data for a in held))
         widths = (ctypes.c_int * len(held))(*(a.nbytes for a in held))
@@ -128,7 +135,8 @@ def _compiled(name: str, text: str, real: str) -> Path:
         where = f"reinterpret_cast<unsigned char*>({word}), sizeof({word})"
     lines += [_entry(kernel, where) for kernel in kernels_of(text)]
     code = "\n".join(lines)
-    flags = [*FLAGS, f"-DREAL={real}", *os.environ.get("SHIM_CXXFLAGS", "").split()]
+    defined = [f"-DREAL={real}", f"-DFLUSH={int(real != 'double')}"]
+    flags = [*FLAGS, *defined, *os.environ.get("SHIM_CXXFLAGS", "").split()]
     headers = "".join((HERE / h).read_text() for h in ("cuda.h", "block.h", "fibers.h"))
     key = hashlib.blake2b("\0".join([code, headers, *flags]).encode(), digest_size=10).hexdigest()
     folder = Path(tempfile.gettempdir()) / f"gridnn-shim-{os.getuid()}"
@@ -162,5 +170,5 @@ extern "C" __attribute__((visibility("default"))) int shim_call_{kernel.name}(
     const unsigned* grid, const unsigned* block, unsigned dynamic_bytes, void** arguments, const int* widths, int count,
     int order, unsigned seed) {{
     return shim::launch(
-        &{kernel.name}, {{grid, block, dynamic_bytes, arguments, widths, count, order, seed, {dynamic}}});
+        &::{kernel.name}, {{grid, block, dynamic_bytes, arguments, widths, count, order, seed, {dynamic}}});
 }}"""

@@ -3,6 +3,7 @@
 // What is there is what kernels need; what is not there does not compile, and is to be added with a test.
 // Not modelled: weak order of memory between blocks, blocks that wait for each other, inline PTX (which is to have a
 // twin in C++ where __CUDA_ARCH__ is not defined; copies into shared memory have CUDA's own names here).
+// CuPy compiles with -ftz=true: -DFLUSH=1 makes zeros of the numbers of float that are below the least normal one.
 #pragma once
 
 #include <dlfcn.h>
@@ -12,6 +13,9 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#if FLUSH && defined(__SSE__)
+#include <xmmintrin.h>
+#endif
 
 #include "block.h"
 
@@ -47,8 +51,12 @@
 #define __pipeline_wait_prior(but_the_last) shim::wait_for_copies(but_the_last)
 #define threadIdx_lane() shim::lane_of(shim::now)
 
+using std::erfc;  // of float in float: without these C's are meant, which compute in double
+using std::exp;
 using std::max;
 using std::min;
+using std::sqrt;
+using std::tanh;
 
 template <class T>
 static T __ldg(const T* at) {
@@ -122,6 +130,17 @@ static Shared shared_memory() {
     return asked.second;
 }
 
+// What a launch computes with: as the device does, and afterwards as before.
+struct Rounding {
+#if FLUSH && defined(__SSE__)
+    const unsigned before = _mm_getcsr();
+    Rounding() { _mm_setcsr(before | 0x8040); }  // results and operands
+    ~Rounding() { _mm_setcsr(before); }
+#else
+    Rounding() {}
+#endif
+};
+
 struct Launch {
     const unsigned *grid, *block;
     unsigned dynamic_bytes;
@@ -162,6 +181,7 @@ static int launch(void (*kernel)(A...), const Launch& asked) {
         auto& [function, arguments] = *static_cast<decltype(target)*>(both);
         call(function, arguments, std::index_sequence_for<A...>());
     };
+    const Rounding rounding;
     std::mt19937 random(asked.seed);
     const Shared shared = shared_memory();
     if (!shared.start) return say("the shared memory is not found"), 1;
