@@ -60,11 +60,13 @@ def wrong(array: Arrays) -> Arrays:
 
 
 class Engine(NamedTuple):
-    """A way to compute: its notes, its workspace, and what it makes of float32 factors."""
+    """A way to compute: notes, workspace, what it makes of float32 factors, whether it starts, copies what has gaps."""
 
     notes: tuple[str, ...] = ()
     workspace_bytes: int = 100
     factors: Round = lambda array: array
+    starts: bool = True
+    packs: bool = False
 
 
 ENGINES = (
@@ -195,11 +197,8 @@ class Graph:
             if len(tensor.dim) not in (4, 5) or tensor.data_type is DataType.DOUBLE:
                 raise RuntimeError(f"CUDNN_STATUS_BAD_PARAM: {tensor.dim}, {tensor.data_type}")
         for step in self.steps[1:]:
-            if step.name == "bias" and step.reads["bias"].dim != [
-                1,
-                step.writes.dim[1],
-                *[1] * (len(step.writes.dim) - 2),
-            ]:
+            dims = [1, step.writes.dim[1], *[1] * (len(step.writes.dim) - 2)]
+            if step.name == "bias" and step.reads["bias"].dim != dims:
                 raise RuntimeError("CUDNN_STATUS_BAD_PARAM: extents of a bias")
 
     def create_execution_plans(self, modes: list[Any]) -> None:
@@ -219,9 +218,10 @@ class Graph:
 
     def check_support(self) -> None:
         self._passes("plans", "supported")
-        self.engines = [engine for engine in self.engines if engine.workspace_bytes <= self.limit]
+        self.engines = [engine for engine in self.engines if self._workspace(engine) <= self.limit]
         if not self.engines or self.module.refuses(self):
-            raise NotSupportedError("[cudnn_frontend] Error: No execution plans support the graph.")
+            words = "[cudnn_frontend] Error: No execution plans support the graph."
+            raise NotSupportedError(words + 100 * '\n{"engineId":1}\nWarning: CUDNN_STATUS_NOT_SUPPORTED')
 
     def build_plans(self) -> None:
         self._passes("supported", "built")
@@ -229,7 +229,11 @@ class Graph:
 
     def get_workspace_size(self) -> int:
         assert self.state == "built"
-        return self.engines[0].workspace_bytes
+        return self._workspace(self.engines[0])
+
+    def _workspace(self, engine: Engine) -> int:
+        copied = [t for t in self.tensors if engine.packs and not t.virtual and _elements(t) > prod(t.dim)]
+        return engine.workspace_bytes + sum(prod(t.dim) * _dtype(t).itemsize for t in copied)
 
     def execute(self, pointers: dict[Tensor, int], workspace: int, handle: Any) -> None:
         module = self.module
@@ -243,6 +247,8 @@ class Graph:
         if needed:
             assert module.device.sizes[workspace] >= needed, "the workspace is too small"
             ctypes.memset(workspace, 0xFF, needed)
+        if not self.engines[0].starts:
+            raise RuntimeError("CUDNN_STATUS_NOT_SUPPORTED_RUNTIME_PREREQUISITE_MISSING\nWarning: as it is")
         module.executed.append(self.steps[0].name)
         found = self._computed(self.engines[0], {t: _read(t, address) for t, address in pointers.items()})
         module.taken.append(self.engines[0])
@@ -349,7 +355,7 @@ class PaperCudnn:
 
 
 def fused_without_tensor_cores(graph: Graph) -> bool:
-    """Whether bias or rectifier are to be fused where no engine has tensor cores: the real one has none for that."""
+    """Whether bias or rectifier are to be fused where no engine has tensor cores: of the real ones few can."""
     return len(graph.steps) > 1 and not any("TENSOR_CORE" in engine.notes for engine in graph.engines)
 
 
@@ -367,12 +373,20 @@ def _integers(values: list[int], least: int) -> list[int]:
 
 def _memory(tensor: Tensor, address: int) -> Arrays:
     """Return the memory that a tensor stands for."""
-    dtype = tensor.data_type.value
-    assert isinstance(dtype, np.dtype)
-    elements = 1 + sum((n - 1) * step for n, step in zip(tensor.dim, tensor.stride, strict=True))
-    held = (ctypes.c_char * (elements * dtype.itemsize)).from_address(address)
+    dtype = _dtype(tensor)
+    held = (ctypes.c_char * (_elements(tensor) * dtype.itemsize)).from_address(address)
     strides = [step * dtype.itemsize for step in tensor.stride]
     return np.ndarray(tensor.dim, dtype, memoryview(held), strides=strides)
+
+
+def _dtype(tensor: Tensor) -> np.dtype[Any]:
+    assert isinstance(tensor.data_type.value, np.dtype)
+    return tensor.data_type.value
+
+
+def _elements(tensor: Tensor) -> int:
+    """Return how many elements memory has from the first to the last."""
+    return 1 + sum((n - 1) * step for n, step in zip(tensor.dim, tensor.stride, strict=True))
 
 
 def _read(tensor: Tensor, address: int) -> Arrays:

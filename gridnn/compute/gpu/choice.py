@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from gridnn.compute.cpu.window import Window
-from gridnn.compute.gpu.cudnn import ALIGNMENT, Library, forbidden
+from gridnn.compute.gpu.cudnn import ALIGNMENT, Library, forbidden, said
 from gridnn.compute.gpu.cudnn_graph import TYPES, WRITES, Asked, Form, Pass, Plan, form, raised
 from gridnn.compute.gpu.dense import widened
 from gridnn.compute.gpu.device import Array
@@ -143,13 +143,19 @@ class Convolutions:
     def _differs(
         self, engine: Engine, plan: Plan, asked: Asked, own: Callable[[], None], arrays: Given
     ) -> str:  # fmt: skip
-        """Return by how much the two results differ, "" where that may be rounding.  The host waits."""
+        """Return by how much the two results differ, or why there is one only, "" where that may be rounding.
+
+        The host waits.
+        """
         out: Array = arrays[WRITES[asked.kind]]
         own()
         apart = engine.empty(out.shape, np.float32)
         apart[...] = out
         most = _largest(engine, apart)
-        self._execute(engine, plan, asked, arrays)
+        try:
+            self._execute(engine, plan, asked, arrays)
+        except self.library.errors as error:  # what supports a graph may still refuse to start
+            return f"its plan fails ({said(error)})"
         apart -= widened(engine, out)
         off = _largest(engine, apart)
         bound = BOUNDS.get("" if engine.precision == "tf32" else asked.x.dtype, BOUNDS[""])

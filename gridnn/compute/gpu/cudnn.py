@@ -116,6 +116,8 @@ class Library:
     ----------
     found : Found
         Versions.
+    errors : tuple
+        What the frontend raises where cuDNN cannot do something.
 
     Raises
     ------
@@ -129,6 +131,7 @@ class Library:
         self.found, self._load = found, load
         self._stream = stream or self._current_stream
         self._cudnn = load("cudnn")
+        self.errors = (self._cudnn.cudnnGraphNotSupportedError, RuntimeError, ValueError)
         self._handle: Any = self._cudnn.create_handle()  # of the device that is current in this process
         self._at: int | None = None
 
@@ -145,8 +148,8 @@ class Library:
         for each, around in ways.items():
             try:
                 found = planned(self._cudnn, self._handle, each)
-            except (self._cudnn.cudnnGraphNotSupportedError, RuntimeError, ValueError) as error:
-                why = why or str(error).strip() or type(error).__name__
+            except self.errors as error:
+                why = why or said(error)
             else:
                 whole = (each.bias, each.relu) == (asked.bias, asked.relu)
                 return found._replace(whole=whole, frame=around), ""
@@ -182,6 +185,11 @@ class Library:
 
     def _current_stream(self) -> int:
         return int(self._load("cupy").cuda.get_current_stream().ptr)
+
+
+def said(error: Exception) -> str:
+    """Return the first line of an error: hundreds may follow, some for each engine."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _aligned(engine: Engine, array: Array) -> bool:

@@ -8,10 +8,13 @@
 | backward_data    | y, w    | x      | conv_dgrad                              |
 | backward_weights | x, y    | w      | conv_wgrad                              |
 
-Arrays are told by extents and strides, so a block between margins is read and written where it lies:
+Arrays are told by extents and strides, so a block between margins needs no copy of ours:
 
     memory   |  margin  | C C C | C C C |  margin  | ...      dims     N, K or C, [D,] H, W
                         ^ address                             strides  elements, 1 for channels
+
+Engines with tensor cores make one in their workspace, and those without turn dense arrays of float32 over there (cuDNN
+9.28, asked for plans for an H200): a plan may take as many bytes as its arrays have, and some more.
 
 Two or three spatial dims are cuDNN's: of one dim it is told two, the first of one element.  Groups are not told: they
 follow from the channels of x and of w.
@@ -27,6 +30,7 @@ Source: NVIDIA, cuDNN frontend (Python): operations of convolution, tensors, gra
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any, Literal, NamedTuple
 
 from gridnn.compute.cpu.window import Window
@@ -38,8 +42,9 @@ WRITES: Mapping[Pass, str] = {"forward": "y", "backward_data": "x", "backward_we
 """Which array a pass computes."""
 TYPES: Mapping[str, str] = {"float32": "FLOAT", "bfloat16": "BFLOAT16"}
 """What cuDNN calls a dtype, by NumPy's name.  float64 is left to own kernels: it is for checking, not for speed."""
+BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2}
 WORKSPACE_BYTES = 1 << 28
-"""Most that a plan may take beside the arrays.  An estimate; not yet measured."""
+"""Most that a plan may take beside its arrays and copies of them.  An estimate; not yet measured."""
 
 
 class Form(NamedTuple):
@@ -80,6 +85,11 @@ class Asked(NamedTuple):
     def bare(self) -> Asked:
         """The same without bias and rectifier."""
         return self._replace(bias="", relu=False)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """The most that a plan may take: with less, of large arrays only those are left that are never fast."""
+        return WORKSPACE_BYTES + sum(prod(of.dims) * BYTES[of.dtype] for of in (self.x, self.w, self.y))
 
 
 class Plan(NamedTuple):
@@ -195,7 +205,7 @@ def planned(cudnn: Any, handle: Any, asked: Asked) -> Plan:
     graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
     # Only now: what is said before there are plans is said of none.
     graph.deselect_numeric_notes([getattr(cudnn.numerical_note, note) for note in asked.notes])
-    graph.deselect_workspace_greater_than(WORKSPACE_BYTES)
+    graph.deselect_workspace_greater_than(asked.workspace_bytes)
     graph.check_support()
     graph.build_plans()
     return Plan(graph, tensors, int(graph.get_workspace_size()))

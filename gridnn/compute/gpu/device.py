@@ -17,14 +17,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any, Protocol
-from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from gridnn.compute.gpu.found import Load, bind, device_of, find_devices, local_rank
+from gridnn.compute.gpu.found import Load, bind, device_of, find_devices, local_rank, prove
 from gridnn.compute.gpu.gemm import product as narrow_product
-from gridnn.compute.gpu.graph import Call, CaptureError, Graph, Graphs, Later, Recorder, Sent, Varying
+from gridnn.compute.gpu.graph import Call, CaptureError, Graph, Graphs, Later, Pools, Recorder, Sent, Varying
 from gridnn.compute.gpu.room import Room, limit_of, no_room
 from gridnn.compute.gpu.source import Kernel, kernels_of, pack, read_source
 from gridnn.compute.storage import BFLOAT16
@@ -224,7 +223,7 @@ class CupyDevice:
     Raises
     ------
     InputError
-        If it cannot be used: no context, no memory, a device that others hold alone.
+        If it cannot be used: no context, no memory, a device that others hold alone, no compiler for kernels.
     """
 
     def __init__(self, number: int = 0, room: Room | None = None, load: Load = import_module) -> None:
@@ -235,6 +234,7 @@ class CupyDevice:
             raise InputError(
                 f"device {number} cannot be used: {error}; take another (CUDA_VISIBLE_DEVICES), or --device cpu"
             ) from None
+        prove(load)
         self._pool = self._cupy.get_default_memory_pool()
         if self.room.limit_bytes is not None:  # else what CUPY_GPU_MEMORY_LIMIT says stays
             self._pool.set_limit(size=self.room.limit_bytes)
@@ -243,7 +243,7 @@ class CupyDevice:
         self.graphs: Graphs = "off"
         self.varying = Varying(self)
         self._recorder: Recorder | None = None
-        self._kept: WeakSet[Graph] = WeakSet()
+        self._pools = Pools()
 
     def _allocate(self, nbytes: int, pool: Any = None) -> Any:
         """Return memory of CuPy's pool, or of another, for CuPy.
@@ -253,6 +253,8 @@ class CupyDevice:
         MemoryShortError
             Where the pool has nothing left; it has let go before of all that nobody uses.
         """
+        if self._pools.left and self._recorder is None:
+            self._give_back()
         try:
             return (self._pool if pool is None else pool).malloc(nbytes)
         except self._cupy.cuda.memory.OutOfMemoryError:
@@ -298,11 +300,13 @@ class CupyDevice:
     def used_bytes(self) -> int:
         """Bytes that CuPy's pool has lent, and those of graphs: what they have got, for they keep it."""
         capturing = 0 if self._recorder is None else int(self._recorder.pool.total_bytes())
-        return int(self._pool.used_bytes()) + capturing + self._graph_bytes
+        return int(self._pool.used_bytes()) + capturing + self._pools.nbytes
 
-    @property
-    def _graph_bytes(self) -> int:
-        return sum(graph.nbytes for graph in self._kept)
+    def _give_back(self) -> None:
+        """Give the device what nobody uses of graphs that are gone; at least 1 is left, for to CuPy 0 is no limit."""
+        self._pools.give_back()
+        if self.room.limit_bytes is not None:
+            self._pool.set_limit(size=max(1, self.room.limit_bytes - self._pools.nbytes))
 
     def address(self, array: Array) -> int:
         """Return where an array's first element is on the device."""
@@ -352,20 +356,23 @@ class CupyDevice:
         """Capture by a stream of CuPy's; the graph may take memory of the pool that nobody uses any more."""
         assert self._recorder is None, "a capture within a capture"
         self._pool.free_all_blocks()
+        self._give_back()
         recorder, limit = Recorder(self._cupy), self.room.limit_bytes
-        if limit is not None:  # at least 1, for to CuPy 0 is none
-            recorder.pool.set_limit(size=max(1, limit - self._graph_bytes - int(self._pool.total_bytes())))
+        if limit is not None:
+            recorder.pool.set_limit(size=max(1, limit - self._pools.nbytes - int(self._pool.total_bytes())))
         self._recorder = recorder
         try:
             with self._cupy.cuda.using_allocator(
                 partial(self._allocate, pool=recorder.pool)
             ):  # of this thread
                 graph = recorder.record(work)
+        except BaseException:
+            self._pools.left.append(recorder.pool)  # the frames of the error still have arrays of it
+            raise
         finally:
             self._recorder = None
-        self._kept.add(graph)
-        if limit is not None:
-            self._pool.set_limit(size=max(1, limit - self._graph_bytes))
+        self._pools.keep(graph, recorder.pool)
+        self._give_back()
         return graph
 
     def between(self, call: Call) -> None:

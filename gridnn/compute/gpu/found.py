@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from gridnn.errors import InputError
+
 LOCAL_RANK_VARIABLES = (
     "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK", "PALS_LOCAL_RANKID",
     "SLURM_LOCALID",
@@ -23,6 +25,8 @@ LOCAL_RANK_VARIABLES = (
 
 Slurm's is last: it also stands, as 0, in a batch script that starts another launcher.
 """
+PROOF = 'extern "C" __global__ void nothing() {}'
+"""A kernel."""
 Load = Callable[[str], Any]
 
 
@@ -126,6 +130,32 @@ def bind(index: int, load: Load = import_module) -> tuple[int, int]:
     device.use()
     free, total = device.mem_info
     return int(free), int(total)
+
+
+def prove(load: Load = import_module) -> None:
+    """Let the device of this process do what every step does: a kernel of ours, one of CuPy's, a product of cuBLAS.
+
+    CuPy brings neither a compiler nor headers nor cuBLAS along and asks for each when it is needed, in the midst of a
+    first step.  cuBLAS also takes memory of its own, which is there before arrays are.
+
+    Raises
+    ------
+    InputError
+        If one of them is missing, or too new for the driver.
+    """
+    try:
+        cupy = load("cupy")
+        nothing = cupy.RawModule(code=PROOF, options=("-std=c++17",)).get_function("nothing")
+        nothing((1,), (1,), ())
+        cupy.empty(1, "f").fill(1)  # not 0, which is no kernel
+        cupy.cuda.get_cublas_handle()
+        cupy.cuda.get_current_stream().synchronize()
+    except Exception as error:  # of CuPy, the compiler, the loader
+        raise InputError(
+            f"a device is here, and CuPy cannot compute on it: {_line(error)}; it needs the compiler, headers and "
+            'cuBLAS of CUDA, no newer than the driver: pip install "cupy-cuda13x[ctk]" (for CUDA 12 '
+            "cupy-cuda12x[ctk]), or name a toolkit (CUDA_PATH); or take --device cpu"
+        ) from error
 
 
 def _device(runtime: Any, number: int) -> Device:

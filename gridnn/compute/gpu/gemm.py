@@ -4,7 +4,8 @@
     columns of the same memory, as cuBLAS    C^T (n, m)  = B^T (n, k)   A^T (k, m)
 
 CuPy's own product of two bfloat16 arrays is a bfloat16 array, whatever it is put into: a gradient by weights would be
-rounded before it is a float32.  Here products and sums are float32 and what is written is rounded once, if at all.
+rounded before it is a float32.  Here products and sums are float32 and what is written is rounded once, if at all:
+where cuBLAS cuts k in parts (split-k), it may add these up in the type of the output unless its math mode forbids it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ Array = Any
 
 PLAIN, TRANSPOSED = 0, 1
 """Operations of cuBLAS on a factor."""
+WIDE_SUMS = 16
+"""CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION, which CuPy has no name for; all else as in its default mode."""
 
 
 class Factor(NamedTuple):
@@ -66,8 +69,10 @@ def product(cupy: Any, a: Array, b: Array, out: Array) -> None:
     first, second = factor(b), factor(a)
     written = kinds.CUDA_R_32F if out.dtype == np.float32 else kinds.CUDA_R_16BF
     one, zero = np.ones((), np.float32), np.zeros((), np.float32)  # numbers that the host has
+    handle = cupy.cuda.Device().cublas_handle
+    blas.setMathMode(handle, WIDE_SUMS)
     blas.gemmEx(
-        cupy.cuda.Device().cublas_handle, first.operation, second.operation, n, m, k, one.ctypes.data,
+        handle, first.operation, second.operation, n, m, k, one.ctypes.data,
         b.data.ptr, kinds.CUDA_R_16BF, first.pitch, a.data.ptr, kinds.CUDA_R_16BF, second.pitch, zero.ctypes.data,
         out.data.ptr, written, n, blas.CUBLAS_COMPUTE_32F, blas.CUBLAS_GEMM_DEFAULT,
     )  # fmt: skip

@@ -21,6 +21,7 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
+from weakref import WeakSet, finalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,6 +202,37 @@ class Graph:
         """Start the work, in the order in which it was captured, behind what was started before."""
         for piece in self._pieces:
             piece()
+
+
+class Pools:
+    """The memory of graphs: CuPy never gives back what is free in a pool that it drops, so pools outlive their graphs.
+
+    Attributes
+    ----------
+    left
+        Pools of graphs that are gone, or were given up; somebody may still have arrays of them.
+    """
+
+    def __init__(self) -> None:
+        self._graphs: WeakSet[Graph] = WeakSet()
+        self.left: list[Any] = []
+
+    def keep(self, graph: Graph, pool: Any) -> None:
+        """Count the memory of a graph, and leave its pool when it is gone: its parts have arrays until then."""
+        self._graphs.add(graph)
+        finalize(graph, self.left.append, pool).atexit = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that nobody else gets."""
+        left = sum(int(pool.total_bytes()) for pool in self.left)
+        return sum(graph.nbytes for graph in self._graphs) + left
+
+    def give_back(self) -> None:
+        """Give the device what nobody uses of the pools that are left."""
+        for pool in self.left:
+            pool.free_all_blocks()
+        self.left[:] = [pool for pool in self.left if pool.total_bytes()]
 
 
 class Recorder:

@@ -121,17 +121,25 @@ def test_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Paper:
-    """What `gemm` calls of CuPy, with memory of the host: columns first, as in cuBLAS; what it refuses is refused."""
+    """What `gemm` calls of CuPy, with memory of the host: columns first, as in cuBLAS; what it refuses is refused.
 
-    HANDLE = 77
+    Unless its math mode forbids it, sums are made of parts in the type of the output, as cuBLAS may make them.
+    """
+
+    HANDLE, FORBIDDEN = 77, 16
 
     def __init__(self) -> None:
+        self.mode = 0
         self.cuda = SimpleNamespace(
             runtime=SimpleNamespace(CUDA_R_32F=0, CUDA_R_16BF=14), cublas=self,
             Device=lambda: SimpleNamespace(cublas_handle=self.HANDLE),
         )  # fmt: skip
 
     CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT = 68, -1
+
+    def setMathMode(self, handle: int, mode: int) -> None:
+        assert handle == self.HANDLE
+        self.mode = mode
 
     def gemmEx(
         self, handle: int, transa: int, transb: int, m: int, n: int, k: int, alpha: int, a: int, a_type: int, lda: int,
@@ -146,7 +154,11 @@ class Paper:
         right = self._columns(b, n if transb else k, k if transb else n, ldb, NARROW)
         left, right = left.T if transa else left, right.T if transb else right
         out = self._columns(c, m, n, ldc, np.dtype(np.float32) if c_type == 0 else NARROW)
-        out[...] = (left.astype(np.float32) @ right.astype(np.float32)).astype(out.dtype)
+        left, right, cuts = left.astype(np.float32), right.astype(np.float32), range(0, k, 2)
+        if self.mode & self.FORBIDDEN:
+            out[...] = (left @ right).astype(out.dtype)
+        else:
+            out[...] = sum((left[:, at : at + 2] @ right[at : at + 2]).astype(out.dtype) for at in cuts)
 
     @staticmethod
     def _columns(at: int, rows: int, columns: int, pitch: int, dtype: Any) -> Arrays:

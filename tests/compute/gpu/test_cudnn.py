@@ -13,7 +13,7 @@ from gridnn.compute.cpu import conv as cpu
 from gridnn.compute.cpu.memory import shaped
 from gridnn.compute.cpu.reference import conv as reference
 from gridnn.compute.cpu.window import Window
-from gridnn.compute.gpu import conv
+from gridnn.compute.gpu import conv, cudnn_graph
 from gridnn.compute.gpu.choice import Convolutions
 from gridnn.compute.gpu.cudnn import NEVER, forbidden
 from gridnn.compute.gpu.cudnn_engine import CudnnEngine, open_engine
@@ -72,6 +72,19 @@ def test_gaps_are_read_and_written_where_they_lie(case: Case, how: str, out: str
     engine = opened(paper)
     hold(engine, case, np.float32, how, out, add=True)
     assert paper.executed == (PASSES if how != "more channels" else [])
+
+
+def test_plans_may_copy_what_has_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large it is: what is left else are engines that are never fast."""
+    monkeypatch.setattr(cudnn_graph, "WORKSPACE_BYTES", 64)
+    paper = PaperCudnn(
+        engines=(Engine(workspace_bytes=1 << 20), Engine(workspace_bytes=64, packs=True), Engine())
+    )
+    engine = opened(paper)
+    hold(engine, EVEN, np.float32, "margins", "margins")
+    assert paper.executed == PASSES and all(taken.packs for taken in paper.taken)
+    plans = [plan for plan in engine.convolutions._chosen.values() if plan is not None]
+    assert min(plan.workspace_bytes for plan in plans) > 1 << 10
 
 
 def test_what_lies_around_a_result_stays() -> None:
@@ -222,7 +235,9 @@ def test_where_cudnn_has_no_plan() -> None:
     hold(engine, EVEN, np.float32)
     assert not paper.executed and set(launched(engine)) >= {"forward", "backward_data", "backward_weights"}
     refused = engine.convolutions.refused
-    assert len(refused) == 4 and all("No execution plans support" in why for why in refused.values())
+    assert len(refused) == 4 and all(
+        why.endswith("No execution plans support the graph.") for why in refused.values()
+    )
 
 
 def test_forms() -> None:

@@ -116,6 +116,18 @@ def test_a_wrong_result_is_never_taken() -> None:
     assert list(engine.convolutions.made.values()) == ["own"]
 
 
+def test_a_plan_that_does_not_start_is_left_aside() -> None:
+    """Support of a graph is asked of engines, not of the libraries that they load when they start."""
+    paper = PaperCudnn(engines=(Engine(starts=False),))
+    engine = opened(paper, how="auto")
+    timed(engine, paper, 1.0, 1e-6)
+    for _ in range(2):
+        forward(engine)
+    (why,) = engine.convolutions.refused.values()
+    assert why == "its plan fails (CUDNN_STATUS_NOT_SUPPORTED_RUNTIME_PREREQUISITE_MISSING)"
+    assert list(engine.convolutions.made.values()) == ["own"] and paper.plans == 1 and not paper.executed
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_numbers_that_are_none_say_nothing_of_cudnn(value: float) -> None:
     paper = PaperCudnn()

@@ -21,9 +21,9 @@ class OutOfMemoryError(MemoryError):
 class Paper:
     """A CuPy that was asked for: `count` devices of a gibibyte, of which those in `busy` cannot be used."""
 
-    def __init__(self, count: int = 2, busy: tuple[int, ...] = ()) -> None:
+    def __init__(self, count: int = 2, busy: tuple[int, ...] = (), without: str = "") -> None:
         self.bound: list[int] = []
-        self.limit, self.lent, self.count, self.busy = 0, 0, count, busy
+        self.limit, self.lent, self.count, self.busy, self.without = 0, 0, count, busy, without
         self.allocator: Any = self.malloc
 
     def load(self, name: str) -> Any:
@@ -38,14 +38,46 @@ class Paper:
         )  # fmt: skip
         cuda = SimpleNamespace(
             runtime=runtime, Device=self.device, set_allocator=lambda made: setattr(self, "allocator", made),
-            memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+            memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError), get_cublas_handle=self.handle,
+            get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None),
         )  # fmt: skip
         pool = SimpleNamespace(
             malloc=self.malloc,
             used_bytes=lambda: self.lent,
             set_limit=lambda size: setattr(self, "limit", size),
         )
-        return SimpleNamespace(__version__="14", cuda=cuda, get_default_memory_pool=lambda: pool)
+        return SimpleNamespace(
+            __version__="14", cuda=cuda, get_default_memory_pool=lambda: pool, RawModule=self.module,
+            empty=lambda elements, dtype: SimpleNamespace(fill=self.filled),
+        )  # fmt: skip
+
+    def module(self, code: str, options: tuple[str, ...]) -> Any:
+        """A module, compiled when it is asked for a kernel."""
+
+        def get_function(name: str) -> Any:
+            assert f"void {name}()" in code and all(isinstance(option, str) for option in options)
+            if self.without == "headers":
+                raise RuntimeError("Failed to find CUDA headers. Please install CUDA toolkit headers")
+            return self.started
+
+        return SimpleNamespace(get_function=get_function)
+
+    def started(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        if self.without == "driver":
+            raise RuntimeError("CUDA_ERROR_UNSUPPORTED_PTX_VERSION")
+
+    def filled(self, value: int) -> None:
+        """Fill an array: zeros are no kernel."""
+        if value and self.without == "types":
+            raise TypeError(
+                'kern.cu(7): catastrophic error: cannot open source file "vector_types.h"\n\n1 error'
+            )
+
+    def handle(self) -> int:
+        assert self.bound, "a handle is of the device that is bound"
+        if self.without == "cuBLAS":
+            raise ImportError("libcublas.so.13: cannot open shared object file")
+        return 1
 
     def device(self, number: int) -> Any:
         def use() -> None:
@@ -88,6 +120,21 @@ def test_what_cannot_be_bound_is_said_later() -> None:
         InputError, match=r"no GPU can be used: CuPy sees no GPU; ask the scheduler.*--device cpu"
     ):
         open_device(1, load=Paper(count=0).load)
+
+
+@pytest.mark.parametrize(
+    ("without", "said"),
+    [
+        ("headers", "Failed to find CUDA headers"), ("driver", "CUDA_ERROR_UNSUPPORTED"),
+        ("types", r'source file "vector_types\.h"; it needs'), ("cuBLAS", r"libcublas\.so\.13"),
+    ],
+)  # fmt: skip
+def test_what_cupy_does_not_bring_along(without: str, said: str) -> None:
+    """It asks for each at first use, in a first step: a run ends before that, with what to install."""
+    paper = Paper(without=without)
+    with pytest.raises(InputError, match=rf"cannot compute on it: .*{said}.*ctk.*CUDA_PATH.*--device cpu"):
+        open_device(0, load=paper.load)
+    assert bind_early({"MPI_LOCALRANKID": "0"}, paper.load) == 0, "which is only taken there"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ and waits meanwhile.  What CUDA does with the same calls it cannot tell.
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -63,17 +64,22 @@ class PaperStream:
 
 
 class Pool:
-    """A pool of memory, which keeps what it has got until it is told."""
+    """A pool of memory, which keeps what it has got until it is told: also when nobody has it any more, as CuPy's."""
 
     def __init__(self) -> None:
         self.lent = self.got = 0
         self.limit = 1 << 40
 
-    def malloc(self, nbytes: int) -> str:
+    def malloc(self, nbytes: int) -> Memory:
+        if self.got + nbytes > self.limit:
+            self.free_all_blocks()
         if self.got + nbytes > self.limit:
             raise OutOfMemoryError(nbytes)
         self.lent, self.got = self.lent + nbytes, self.got + nbytes
-        return "memory"
+        return Memory(self, nbytes)
+
+    def free(self, nbytes: int) -> None:
+        self.lent -= nbytes
 
     def used_bytes(self) -> int:
         return self.lent
@@ -87,6 +93,13 @@ class Pool:
     def set_limit(self, size: int) -> None:
         assert size > 0, "to CuPy 0 is no limit"
         self.limit = size
+
+
+class Memory:
+    """Memory of a pool, which has it back when nobody holds this."""
+
+    def __init__(self, pool: Pool, nbytes: int) -> None:
+        weakref.finalize(self, pool.free, nbytes)
 
 
 class Paper:
@@ -120,11 +133,12 @@ class Paper:
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError), MemoryPool=self.pool,
             Stream=lambda non_blocking: PaperStream(self, non_blocking=non_blocking),
             get_current_stream=lambda: self.streams[-1], Event=self.event,
-            alloc_pinned_memory=lambda nbytes: bytearray(nbytes),
+            alloc_pinned_memory=lambda nbytes: bytearray(nbytes), get_cublas_handle=lambda: 1,
         )  # fmt: skip
         return SimpleNamespace(
             cuda=cuda, get_default_memory_pool=lambda: self.pools[0], empty=self.empty, matmul=self.matmul,
             asarray=lambda array: self.op("asarray", captured=False), asnumpy=self.asnumpy,
+            RawModule=lambda code, options: SimpleNamespace(get_function=lambda name: lambda *arguments: None),
         )  # fmt: skip
 
     @contextmanager
@@ -140,8 +154,11 @@ class Paper:
         return self.pools[-1]
 
     def empty(self, elements: int, dtype: Any) -> Any:
-        self.allocators[-1](elements * np.dtype(dtype).itemsize)
-        return np.zeros(elements, dtype)
+        array = np.zeros(elements, dtype)
+        if self.allocators:
+            memory = self.allocators[-1](array.nbytes)
+            weakref.finalize(array, lambda: memory)
+        return array
 
     def matmul(self, a: Any, b: Any, out: Any) -> None:
         if self.streams[-1].captured is not None:
@@ -160,7 +177,9 @@ class Paper:
 
 def opened(limit: int | None = None) -> tuple[Paper, CupyDevice]:
     paper = Paper()
-    return paper, CupyDevice(0, Room("paper", 1 << 30, limit), paper.load)
+    device = CupyDevice(0, Room("paper", 1 << 30, limit), paper.load)
+    paper.done.clear()
+    return paper, device
 
 
 def wanted(device: CupyDevice, nbytes: int) -> None:
@@ -211,7 +230,31 @@ def test_memory_of_a_graph_by_cupy() -> None:
     assert not device.capturing and len(paper.streams) == 1 and len(paper.allocators) == 1
     del graph
     gc.collect()
-    assert device.used_bytes == 100
+    more = device.empty(50, np.uint8)
+    assert more.size == 50 and device.used_bytes == 150
+    assert [pool.got for pool in paper.pools] == [150, 0, 0] and paper.pools[0].limit == 1000
+
+
+def test_memory_of_a_capture_that_is_given_up() -> None:
+    """CuPy would keep it for good: it goes back at the first array after, and where somebody has some, after that."""
+    paper, device = opened(limit=1000)
+    held = list[Any]()
+
+    def worked() -> None:
+        held.append(device.empty(300, np.uint8))
+        wanted(device, 400)
+        paper.op("float", captured=False)
+
+    with pytest.raises(CaptureError):
+        device.capture(worked)
+    assert paper.pools[1].got == 700 and device.used_bytes == 700
+    kept = [device.empty(500, np.uint8)]
+    assert paper.pools[1].got == 300 and device.used_bytes == 800
+    with pytest.raises(MemoryShortError):
+        device.empty(300, np.uint8)
+    held.clear()
+    kept.append(device.empty(300, np.uint8))
+    assert paper.pools[1].got == 0 and device.used_bytes == 800
 
 
 @pytest.mark.parametrize(
