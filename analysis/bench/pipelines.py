@@ -1,6 +1,6 @@
 """Pipelines of two ranks, a thread each, against one rank that does all, and against their predicted steps.
 
-    mpiexec -n 2 python analysis/bench/pipelines.py [--networks plain halves] [--batch 128] [--passes 16] [--out FILE]
+    mpiexec -n 2 python analysis/bench/pipelines.py [--networks plain halves] [--batch 128] [--ahead 64] [--out FILE]
 
 In turns, one schedule after the other, on the same batch; while one rank steps alone the other one sleeps.  What is
 predicted comes from blocks of the size of a pass and links that were measured first, in this run (as `gridnn calibrate`
@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import ahead
 import numpy as np
 from mpi4py import MPI
 from peer import measure
@@ -112,6 +113,9 @@ def main() -> None:
     options.add_argument("--passes", type=int, default=16, help="of schedules with a flush (16)")
     options.add_argument("--late", type=int, default=8, help="passes of delayed schedules (8)")
     options.add_argument("--steps", type=int, default=12, help="of a turn (12)")
+    options.add_argument(
+        "--ahead", type=int, default=0, metavar="P", help="simulate up to so many ranks, from measured blocks"
+    )
     given = options.parse_args()
     with World(MPI.COMM_WORLD) as world, threadpool_limits(1):
         said = None
@@ -121,6 +125,12 @@ def main() -> None:
         with World(MPI.COMM_SELF) as alone:
             for name in given.networks:
                 _network(world, alone, NETWORKS[name](), given, said)
+        if given.ahead:
+            engine = Engine(load(), world.memory, find(), Choice("measured"))
+            engine.set_threads(1)
+            machine = _measured(world, engine, ahead.chain(2 * ahead.EACH), [ahead.SAMPLES])
+            if said is not None:
+                ahead.simulate_ahead(machine, given.ahead, said)
 
 
 def _network(world: World, alone: World, network: Network, given: Any, said: Report | None) -> None:
