@@ -40,7 +40,7 @@ from gridnn.plan import problem
 from gridnn.plan.pipeline.search import best_pipelines
 from gridnn.plan.pipeline.simulate import simulate
 from gridnn.plan.pipeline.timeline import Timeline
-from gridnn.plan.pipeline.weigh import plan_of, staged
+from gridnn.plan.pipeline.weigh import plan_of
 from gridnn.plan.plan import Plan
 from gridnn.train.calibrate import blocks, fit, layers, links
 from gridnn.train.choose import Job
@@ -67,13 +67,11 @@ def halves() -> Network:
     net = Builder("halves", (3, 16, 16))
     x = net.relu(net.conv(net.input, 128, 3, pad=1))
     x = net.conv(x, 128, 5, pad=2)
-    x = net.relu(net.conv(net.relu(x, name="middle"), 128, 5, pad=2))
+    x = net.relu(net.conv(net.relu(x), 128, 5, pad=2))
     return net.done(net.cross_entropy(net.linear(net.global_pool(x), CLASSES)))
 
 
 NETWORKS = {"plain": plain, "halves": halves}
-CUTS = {"halves": ("conv1", "middle")}
-"""First layers of the stages that replay, where the search, which keeps a ReLU with its product, would not cut."""
 
 
 class Case(NamedTuple):
@@ -149,10 +147,7 @@ def _network(world: World, alone: World, network: Network, given: Any, said: Rep
         name, _, form = words.partition(" ")
         passes, searched = given.late if form else given.passes, name if name != "sequential" else "gpipe"
         job = problem.Job(network, machine, world.size, given.batch, passes)
-        if form == "replay" and network.name in CUTS:
-            best = staged(job, "1 | 1", name, form, CUTS[network.name])
-        else:
-            (best,) = best_pipelines(job, (searched,), stages=world.size, form=form or "replay").values()
+        (best,) = best_pipelines(job, (searched,), stages=world.size, form=form or "replay").values()
         best = replace(best, schedule=replace(best.schedule, name=name))
         plan = plan_of(job, best, words)
         told = simulate(best.schedule, best.cost)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from math import prod
 
 from gridnn.analysis.cost import LayerCost, PlanCost, kept_bytes
-from gridnn.cost.compute import pass_seconds
+from gridnn.cost.compute import masked_seconds, pass_seconds
 from gridnn.cost.machine import Machine
 from gridnn.cost.paper.gholami import Link, Terms, moved_bytes, seconds
 from gridnn.cost.profile import PASSES
@@ -38,14 +38,15 @@ def by_equations(job: Job, schemes: Mapping[str, Scheme]) -> PlanCost:
     own: dict[str, Terms] = {}
     for term in terms:
         own[term.layer] = (*own.get(term.layer, ()), term)
-    fused = {a for a, b in absorbable(job.network).items() if schemes[a] == schemes[b]}
+    fused = absorbable(job.network)
     found = []
     for node in job.network.nodes:
         check_scheme(node.name, schemes[node.name], job.per_pass, job.procs)
         layer = _largest(job, node, schemes[node.name])
-        compute_s = sum(
-            job.passes * pass_seconds(layer, 0, job.machine, p) for p in PASSES if node.name not in fused
-        )
+        seconds_of = [pass_seconds(layer, 0, job.machine, p) for p in PASSES]
+        if node.name in fused:
+            seconds_of = [masked_seconds(layer, 0, job.machine)]
+        compute_s = job.passes * sum(seconds_of)
         elements = sum(volume(p.layout.box(0)) for p in layer.placement.parameters)
         compute_s += elements * (2 + job.states) * job.machine.touch_s_per_element
         parameters, kept = elements * (2 + job.states) * job.itemsize, kept_bytes(layer, 0, job.itemsize)

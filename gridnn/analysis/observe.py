@@ -29,7 +29,7 @@ from gridnn.cost.traffic import predict_step
 from gridnn.geometry.traffic import Key, Volume
 from gridnn.network import spec as s
 from gridnn.network.buckets import plan_buckets
-from gridnn.network.fusion import absorbed
+from gridnn.network.fusion import absorbable
 
 Floats = NDArray[np.float64]
 SCALARS = ("loss", "optimizer")
@@ -118,7 +118,7 @@ def _passes(run: Run, measured: Measured) -> list[tuple[float, tuple[float, floa
         replace(nothing, touch_s_per_element=1.0),
         replace(nothing, layer_s=1.0),
     )
-    fused, passes = absorbed(run.placed), run.job.passes
+    fused, passes = absorbable(run.placed.network), run.job.passes
     found = []
     for layer in run.placed.layers:
         if layer.node.name in fused:

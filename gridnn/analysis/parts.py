@@ -108,9 +108,6 @@ def parts_of(problem: Problem, picks: Ints) -> Parts:
     """Return what a step is made of where layers have those of their candidates: `picks` (layers, plans)."""
     layers, edges = problem.layers, _edges(problem, picks)
     compute = np.array([x.compute_s[p] for x, p in zip(layers, picks, strict=True)])
-    for at, layer in enumerate(layers):
-        if layer.alone_s is not None:  # a ReLU that the layer before it would have computed
-            compute[at] += (edges[at] > 0) * layer.alone_s[picks[at]]
     inside, sums = _inside(layers, picks), _sums(layers, picks)
     sizes = np.array([g.sizes[p] for g, p in zip(problem.candidates, picks, strict=True)])
     total_s = compute.sum(axis=0)
@@ -139,15 +136,13 @@ def _sums(layers: Sequence[LayerCosts], picks: Ints) -> Floats:
 
 
 def _edges(problem: Problem, picks: Ints) -> Floats:
-    """Return the seconds of the edges into each layer, without those of a ReLU, (layers, plans)."""
+    """Return the seconds of the edges into each layer, (layers, plans)."""
     same: dict[bytes, Ints] = {}
     rows = [same.setdefault(row.tobytes(), row) for row in picks]  # the same object where they are the same
     asked: dict[object, tuple[LayerCosts, LayerCosts, int, Ints, Ints]] = {}
     keys = []
     for producer, consumer, number in problem.edges:
         made, used = problem.layers[producer], problem.layers[consumer]
-        if used.alone_s is not None:
-            used = replace(used, alone_s=None)
         ends = rows[producer], rows[consumer]
         keys.append((problem.edge_key(made, used, number), id(ends[0]), id(ends[1])))
         asked.setdefault(keys[-1], (made, used, number, *ends))

@@ -66,7 +66,7 @@ def pass_seconds(layer: PlacedLayer, rank: int, machine: Machine, pass_: Pass) -
 
 
 def masked_seconds(layer: PlacedLayer, rank: int, machine: Machine) -> float:
-    """Return what a ReLU costs where the layer before it does its work: its gradient is masked in a pass over it.
+    """Return what a ReLU costs that the layer before it rectifies for: its gradient is masked in a pass over it.
 
     Forward it costs nothing, on the way out of the product; backward what its own layer takes, but for calling it.
     """

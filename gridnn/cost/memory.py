@@ -27,7 +27,7 @@ from gridnn.geometry.interval import volume
 from gridnn.geometry.layout import Layout
 from gridnn.geometry.traffic import Widths, widths_of
 from gridnn.network import spec as s
-from gridnn.network.fusion import absorbed
+from gridnn.network.fusion import absorbed, passing
 from gridnn.network.graph import INPUT
 from gridnn.network.placed import Edge, PlacedLayer, PlacedNetwork
 
@@ -121,7 +121,7 @@ class _Walk:
         self.placed, self.rank, self.itemsize = placed, rank, widths.activation
         # Of a term of a sum, and of the message that it is packed into.
         self.terms = widths.activation + widths.parameter
-        self.absorbed = absorbed(placed)
+        self.absorbed, self.passing = absorbed(placed), passing(placed)
         self.hosts = set(self.absorbed.values())
         self.heap = _Heap()
         self.outputs: dict[str, str] = {}  # layer -> array
@@ -142,7 +142,7 @@ class _Walk:
             if keeps == "x":
                 for array in arrived:
                     self.heap.hold(array, name)
-            if name in self.absorbed or isinstance(spec, (s.SoftmaxCrossEntropy, s.MeanSquaredError)):
+            if name in self.passing or isinstance(spec, (s.SoftmaxCrossEntropy, s.MeanSquaredError)):
                 self.outputs[name] = arrived[0]
                 self.heap.hold(arrived[0], f"out {name}")
                 if name not in self.absorbed:

@@ -33,7 +33,7 @@ from gridnn.cost.traffic import predict_step
 from gridnn.geometry.interval import volume
 from gridnn.geometry.traffic import Key, Volume, Widths
 from gridnn.network import spec as s
-from gridnn.network.fusion import absorbed
+from gridnn.network.fusion import absorbable
 from gridnn.network.placed import PlacedLayer, PlacedNetwork
 
 ALL_RANKS = 16
@@ -155,7 +155,7 @@ def price_plan(
     by_layer: dict[str, list[Movement]] = {}
     for key, movement in found.items():
         by_layer.setdefault(key.layer, []).append(movement)
-    fused = absorbed(placed)
+    fused = absorbable(placed.network)
     layers = tuple(
         _layer(placed, layer, machine, ranks, passes, states, tuple(by_layer.get(layer.node.name, ())),
                layer.node.name in fused)
@@ -182,7 +182,7 @@ def _layer(
     place = layer.placement
     # Ranks with blocks of the same shapes take the same time: one of them is asked.
     shapes = {tuple(a.block_shape(rank) for a in (*place.needs, place.raw)): rank for rank in ranks}
-    if fused:  # a ReLU that the layer before it computes
+    if fused:  # a ReLU: the layer before it rectifies
         data_s = max(passes * masked_seconds(layer, rank, machine) for rank in shapes.values())
         forward_s = weights_s = 0.0
     else:

@@ -50,8 +50,7 @@ class Layer:
     shares
         Its weights are another layer's.
     absorbed
-        The layer before it computes it where both are on one grid: then it costs what masking its gradient costs,
-        elsewhere an edge carries the rest.
+        A ReLU that the layer before it rectifies for: it costs what masking its gradient costs.
     """
 
     spec: s.LayerSpec
@@ -75,8 +74,6 @@ class LayerCosts:
     memory_bytes: Floats
     needs: tuple[tuple[list[Cut], Ints], ...]
     out: list[Cut]
-    alone_s: Floats | None = None
-    """Of a layer that costs nothing on the grid of the one before it: what it computes elsewhere."""
 
     @property
     def seconds(self) -> Floats:
@@ -158,18 +155,13 @@ class CostTables:
 
     def edges(self, asked: Sequence[tuple[LayerCosts, LayerCosts, int, Ints, Ints]]) -> list[Floats]:
         """Return the seconds of some edges, each as `edge` is asked for: together they take hardly longer than one."""
-        found = []
         edges = [
             Edge(
                 made.out, made.grids, used.needs[number][0], used.grids, used.needs[number][1], rows, columns
             )
             for made, used, number, rows, columns in asked
         ]
-        for (_, used, _, _, columns), seconds in zip(asked, self.moves.seconds(edges), strict=True):
-            if used.alone_s is not None:
-                seconds = seconds + (seconds > 0) * used.alone_s[columns] / self.passes
-            found.append(self.passes * seconds)
-        return found
+        return [self.passes * seconds for seconds in self.moves.seconds(edges)]
 
     def floor(self, producer: LayerCosts, consumer: LayerCosts, number: int) -> Floats:
         """Return the least that an edge costs each grid of the consumer, whatever the producer's."""
@@ -187,11 +179,9 @@ class CostTables:
         kernel = grids.volume(sketch.weights[0].dims[1:]) if sketch.weights else None
         blocks = inputs, grids.extents(sketch.raw.dims), kernel, kept
         compute = self.passes * block_seconds(self.machine, x.spec, *blocks, first=x.first)
-        rest = None
-        if x.absorbed:  # but for the mask: what its own layer does only where an edge comes between
+        if x.absorbed:
             forward = block_seconds(self.machine, x.spec, *blocks, first=True)
-            masked = np.maximum(compute - self.passes * (forward + self.machine.layer_s), 0.0)
-            compute, rest = masked, compute - masked
+            compute = np.maximum(compute - self.passes * (forward + self.machine.layer_s), 0.0)
         update = elements * (2 + self.states) * self.machine.touch_s_per_element
         return LayerCosts(
             grids,
@@ -202,7 +192,6 @@ class CostTables:
             self._memory(x, sketch, elements, kept),
             tuple((grids.cuts(each.dims), grids.copies(each.whole)) for each in sketch.needs),
             grids.cuts(sketch.out.dims),
-            rest,
         )
 
     def _priced(self, collective: Collective, asked: Sequence[Sequence[Group]]) -> list[list[Floats]]:

@@ -68,7 +68,8 @@ class Layer:
 
     KEEPS: ClassVar[tuple[str, ...]] = ()  # attributes that hold what a forward leaves for its backward
     wants_dx = True  # False where the input is data: nobody asks for its gradient
-    rectified = False  # True where the ReLU that follows is part of this layer (see fuse)
+    rectified = False  # True where the output is that of the ReLU behind this layer (see fuse)
+    masks = False  # True where backward masks dY by what the layer before the ReLU rectified
 
     def __init__(
         self,

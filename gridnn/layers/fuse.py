@@ -2,6 +2,7 @@
 
     forward    the producer rectifies what it writes; the ReLU passes it on
     backward   the ReLU passes dY on; the producer reads it masked by Y > 0
+               on another scheme, or in another stage: the ReLU masks, so the producer need not keep or remake Y
 
 Every number stays what it was: the same operations on the same elements, without a second pass.
 
@@ -18,7 +19,7 @@ from gridnn.layers.conv import Convolution
 from gridnn.layers.norm import BatchNormalisation, LayerNormalisation
 from gridnn.layers.pointwise import ActivationLayer, Addition, Concatenation, Upsampling
 from gridnn.layers.pool import Pooling
-from gridnn.network.fusion import absorbed
+from gridnn.network.fusion import absorbable, absorbed
 from gridnn.network.placed import PlacedNetwork
 
 WRITERS = (
@@ -28,11 +29,12 @@ WRITERS = (
 
 def fuse(placed: PlacedNetwork, layers: Sequence[Layer]) -> None:
     """Let the layers that can take over the ReLU behind them do so."""
-    by_name = {layer.name: layer for layer in layers}
-    for relu, host in absorbed(placed).items():
+    by_name, whole = {layer.name: layer for layer in layers}, absorbed(placed)
+    for relu, host in absorbable(placed.network).items():
         taken = by_name[relu]
         assert isinstance(taken, ActivationLayer)
-        by_name[host].rectified = taken.absorbed = True
+        by_name[host].rectified, taken.absorbed = True, relu in whole
+        by_name[host].masks, taken.masks = taken.absorbed, not taken.absorbed
 
 
 def margins(placed: PlacedNetwork, layers: Sequence[Layer], paths: Sequence[Route | None]) -> dict[str, int]:

@@ -62,7 +62,7 @@ class BatchNormalisation(Layer):
         y = self.compute.norm.apply(
             self.engine, x, statistics, gamma, beta, relu=self.rectified, out=self.output()
         )
-        self._kept = (x, statistics, y if self.rectified else None)
+        self._kept = (x, statistics, y if self.masks else None)
         return y
 
     def backward(self, dy: Array) -> list[Array]:

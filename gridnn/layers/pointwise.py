@@ -19,14 +19,19 @@ class ActivationLayer(Layer):
     """An elementwise function; keeps its input or its output, whichever the derivative reads."""
 
     KEEPS = ("_kept",)
-    absorbed = False  # True where the layer before it does its work (see fuse)
+    absorbed = False  # True where the layer before it does all its work (see fuse)
 
     def forward(self, inputs: list[Pending], train: bool) -> Array:
         """Return f(x)."""
         x = inputs[0].wait()
         if self.absorbed:
             return x
-        y = self.compute.pointwise.activate(self.engine, self._function, x, out=self.output())
+        rectified = self.masks and self.into is None  # else it goes into the margin buffer, once more
+        y = (
+            x
+            if rectified
+            else self.compute.pointwise.activate(self.engine, self._function, x, out=self.output())
+        )
         self._kept = x if self.compute.pointwise.KEEPS[self._function] == "x" else y
         return y
 
@@ -82,7 +87,7 @@ class Addition(Layer):
         y = self.compute.pointwise.add(
             self.engine, [pending.wait() for pending in inputs], relu=self.rectified, out=self.output()
         )
-        self._y = y if self.rectified else None
+        self._y = y if self.masks else None
         return y
 
     def backward(self, dy: Array) -> list[Array]:

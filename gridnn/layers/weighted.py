@@ -33,8 +33,8 @@ class Weighted(Layer):
         return {"bias": self._bias, "relu": self.rectified} if self.settled else {"bias": None, "relu": False}
 
     def recall(self, inputs: list[Pending]) -> None:
-        """Keep the input: the output is computed only where a ReLU or a sum is part of it."""
-        if self.rectified or not self.settled:
+        """Keep the input: the output is computed only where backward masks by it, or a sum is part of it."""
+        if self.masks or not self.settled:
             self.forward(inputs, True)
         else:
             self._x = inputs[0].wait()
@@ -47,7 +47,7 @@ class Weighted(Layer):
             y = self.compute.pointwise.add_bias(
                 self.engine, self.settle(raw), self._bias, relu=self.rectified
             )
-        self._y = y if self.rectified else None
+        self._y = y if self.masks else None
         return y
 
     def begin(self, dy: Array) -> Array:

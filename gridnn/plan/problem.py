@@ -89,7 +89,7 @@ class Problem:
         """Return a key that is the same for edges that cost the same."""
         need, shared = used.needs[number]
         cuts = (*map(id, made.out), *map(id, need), id(shared))
-        return id(made.grids), id(used.grids), cuts, None if used.alone_s is None else id(used)
+        return id(made.grids), id(used.grids), cuts
 
     def _price_edges(self) -> None:
         """Price all edges for all pairs of grids."""

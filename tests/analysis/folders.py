@@ -18,7 +18,7 @@ from gridnn.geometry.grid import GridShape
 from gridnn.geometry.traffic import Key, Traffic, Volume
 from gridnn.network import zoo
 from gridnn.network.buckets import plan_buckets
-from gridnn.network.fusion import absorbed
+from gridnn.network.fusion import absorbable
 from gridnn.network.placed import PlacedNetwork, place_network
 from gridnn.network.source import Source
 from gridnn.plan.plan import uniform_plan
@@ -88,7 +88,7 @@ def a_step(placed: PlacedNetwork, truth: Machine, rank: int, step: int) -> Itera
     """Yield what a rank does in a step, on a machine: every pass, every movement in two halves."""
     count: dict[Key, Volume] = dict(predict_step(placed, rank, 4, bucket_bytes=BUCKET).items())
     moves = Movements(placed, truth, 4, 1, BUCKET, False).seconds(rank, count)
-    fused = absorbed(placed)
+    fused = absorbable(placed.network)
     yield rank, step, "data", Place((), ""), 1e-4
     for name, way in _WAYS.items():
         for layer in placed.layers:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gridnn.cost.compute import pass_seconds
+from gridnn.cost.compute import masked_seconds
 from gridnn.cost.movement import COLLECTIVE_S
 from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.network.graph import Builder, Network
@@ -138,11 +138,12 @@ def test_a_relu_its_producer_computes_is_free_and_stands_where_that_stands() -> 
     edge = program.edges.index((at[host], at[relu]))
     with pytest.raises(AssertionError, match="stands where"):
         program.edge(edge, 0, 1)
-    # Free to stand elsewhere it is priced as what it is.
+    # Free to stand elsewhere it still is rectified where it comes from, and masks by itself.
     alone = program_of(job, [two] * len(names))
     layer = place_network(network, uniform(network, "n2"), 4, 2).layers[relu]
-    expected = round(1e9 * pass_seconds(layer, 0, MACHINE, "forward"))
-    assert list(alone.operation(at[relu], 0).forward_ns) == [expected] * 2
+    expected = round(1e9 * masked_seconds(layer, 0, MACHINE))
+    assert list(alone.operation(at[relu], 0).forward_ns) == [0, 0]
+    assert list(alone.operation(at[relu], 0).backward_ns) == [expected] * 2 and expected
     alone.edge(edge, 0, 1)
 
 

@@ -73,8 +73,11 @@ def test_rows_are_the_stages_of_the_plan():
 @pytest.mark.parametrize("schedule", ["1f1b", "delayed"])
 def test_a_moved_cut_costs_what_that_plan_costs(schedule):
     found = explained(schedule)
+    four, five = (
+        ("conv4", "conv5") if schedule == "1f1b" else ("relu3", "relu4")
+    )  # where a replay is spared more
     assert [(moved.stage, moved.begins, moved.target) for moved in found.cuts] == [
-        (1, "conv4", 0), (1, "conv2", 1), (2, "fc7", 1), (2, "conv5", 2),
+        (1, four, 0), (1, "conv2", 1), (2, "fc7", 1), (2, five, 2),
     ]  # fmt: skip
     for moved in found.cuts:
         first = tuple(moved.begins if k == moved.stage else name for k, name in enumerate(FIRST))

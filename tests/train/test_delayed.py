@@ -11,12 +11,14 @@ import random
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from gridnn.comm.world import World
 from gridnn.geometry.grid import GridShape, Scheme
+from gridnn.layers.conv import Convolution
 from gridnn.layers.model import Model
 from gridnn.network.graph import Builder, Network
 from tests.support.laws import data
@@ -215,6 +217,40 @@ def test_gradients_are_those_of_earlier_batches(comm: Any, name: str, form: str,
         )))  # fmt: skip
     same(got, wanted, f"{form} {cut}")
     assert got.staleness == [{comm.size - 1 - k} for k in range(comm.size)]
+
+
+def rectified() -> Network:
+    net = Builder("rectified", (2, 6, 5))
+    x = net.relu(net.conv(net.input, 4, 3, pad=1), name="middle")
+    x = net.relu(net.conv(x, 3, 3, pad=1), name="last")
+    return net.done(net.cross_entropy(net.linear(net.flatten(x), 4)))
+
+
+@pytest.mark.ranks(3)
+@pytest.mark.parametrize("form", ["replay", "stash"])
+def test_a_product_before_a_cut_is_rectified_on_its_way_and_is_not_made_again(comm: Any, form: str) -> None:
+    """The ReLU behind the cut masks the gradient by what arrived; nothing differs from a ReLU that computes itself."""
+    network, made = rectified(), list[str]()
+    forward = Convolution.forward
+
+    def noted(layer: Convolution, *given: Any) -> Any:
+        made.append(layer.name)
+        return forward(layer, *given)
+
+    with World(comm) as world, patch.object(Convolution, "forward", noted):
+        got = trained(
+            world, network, in_stages(network, ("conv1", "middle", "last")), 4, 2, "delayed", form=form
+        )
+        computed = made.copy()
+        with patch("gridnn.layers.fuse.absorbable", return_value={}):
+            wanted = trained(
+                world, network, in_stages(network, ("conv1", "middle", "last")), 4, 2, "delayed", form=form
+            )
+    assert computed == [["conv1"] * 6, ["conv2"] * 6, []][comm.rank]
+    assert got.losses == wanted.losses
+    for name, value in wanted.values.items():
+        np.testing.assert_array_equal(got.values[name], value)
+    moves(got, form)
 
 
 @pytest.mark.ranks(3)

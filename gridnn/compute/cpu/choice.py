@@ -52,7 +52,7 @@ class Choice:
 
     def run(
         self, key: object, providers: Callable[..., Mapping[str, Provider]], asked: tuple[object, ...],
-        arguments: tuple[object, ...],
+        arguments: tuple[object, ...], trial: Callable[[], tuple[object, ...]] | None = None,
     ) -> None:  # fmt: skip
         """Compute by the chosen provider.
 
@@ -65,10 +65,13 @@ class Choice:
             One that is tried may run more than once; the last run's result stays.
         arguments
             Of the provider.
+        trial
+            Gives those to try with, where a second run with `arguments` would change the result.
         """
         chosen = self._chosen.get(key)
         if chosen is None:
-            chosen = self._chosen[key] = self._decide(str(key), providers(*asked), arguments)
+            given = arguments if trial is None else trial()
+            chosen = self._chosen[key] = self._decide(str(key), providers(*asked), given)
         for provider in chosen:
             if provider(*arguments) is not False:
                 return

@@ -71,14 +71,17 @@ def backward_weights(
     """Add the gradient of `forward` by w to dw (K, C / groups, *R), or replace dw by it."""
     if not dw.size:
         return
-    if add or dw.dtype != x.dtype or not is_dense(dw):  # providers replace: a measurement runs several times
+    if dw.dtype != x.dtype or not is_dense(dw):
         share = engine.empty(dw.shape, x.dtype)
         backward_weights(engine, x, dy, window, share, groups=groups, add=False)
         dw[...] = dw + share if add else share
         return
     key = ("backward weights", x.dtype, x.shape, dw.shape, dy.shape, window, groups)
     dy = engine.fitted(dy, x)
-    engine.choice.run(key, _weights, (engine, x, dy, dw, window, groups), (x, dy, dw))
+    engine.choice.run(
+        key, _weights, (engine, x, dy, dw, window, groups), (x, dy, dw, add),
+        trial=lambda: (x, dy, engine.empty(dw.shape, dw.dtype) if add else dw, False),
+    )  # fmt: skip
 
 
 def _able(
@@ -144,13 +147,18 @@ def _data(e: Engine, dy: Array, w: Array, dx: Array, window: Window, groups: int
 
 
 def _weights(e: Engine, x: Array, dy: Array, dw: Array, window: Window, groups: int) -> dict[str, Provider]:
-    """Return who computes dw for arrays like these: providers of x, dy, dw."""
+    """Return who computes dw for arrays like these: providers of x, dy, dw, and whether to add to dw."""
 
-    def onednn_weights(x: Array, dy: Array, dw: Array) -> bool:
-        return onednn.backward_weights(_onednn(e), x, dy, dw, **window.keywords, groups=groups)
+    def onednn_weights(x: Array, dy: Array, dw: Array, add: bool) -> bool:
+        made = e.empty(dw.shape, dw.dtype) if add else dw
+        able = onednn.backward_weights(_onednn(e), x, dy, made, **window.keywords, groups=groups)
+        if able and add:
+            np.add(dw, made, out=dw)
+        return able
 
-    def numpy_weights(x: Array, dy: Array, dw: Array) -> None:
-        dw[...] = reference.backward_weights(x, dy, dw.shape, **window.keywords, groups=groups)
+    def numpy_weights(x: Array, dy: Array, dw: Array, add: bool) -> None:
+        made = reference.backward_weights(x, dy, dw.shape, **window.keywords, groups=groups)
+        dw[...] = dw + made if add else made
 
     makers: Makers = {
         "direct": lambda: native.backward_weights(_native(e), e.work, x, dy, dw, three(window), groups),

@@ -4,8 +4,8 @@
     conv1 relu1 conv2 relu2  | conv3 relu3 fc4 loss       later    conv3 relu3 to stage 0, priced, simulated anew
                              |                            earlier  conv2 relu2 to stage 1: the same
 
-A cut moves by a *unit* (`plan.pipeline.runs`), a layer that multiplies and what follows it: no stage is cut inside of
-one by a search.  Layers that move take a grid of the stage that they come to: the best of its `NEAREST`.
+A cut moves by a *unit* (`plan.pipeline.runs`), a layer that multiplies and what follows it, to where a search would
+cut.  Layers that move take a grid of the stage that they come to: the best of its `NEAREST`.
 
 Seconds and bytes are those of one step, and of the stage's slowest or fullest rank; `stagewords` says it in lines.
 """
@@ -29,7 +29,7 @@ from gridnn.plan.job import Job
 from gridnn.plan.outcome import Outcome, outcome
 from gridnn.plan.pipeline.candidates import Pipelined
 from gridnn.plan.pipeline.memory import StageMemory, pipeline_memory
-from gridnn.plan.pipeline.runs import units_of
+from gridnn.plan.pipeline.runs import masked_later, units_of
 from gridnn.plan.pipeline.schedule import Schedule
 from gridnn.plan.pipeline.simulate import simulate
 from gridnn.plan.pipeline.timeline import Timeline
@@ -208,7 +208,8 @@ def _moved_cuts(job: Job, plan: Pipelined) -> Iterator[MovedCut]:
     """Yield every cut but the first one unit later and one unit earlier, as far as every stage keeps a layer."""
     stages = plan.stages
     at = {name: i for i, name in enumerate(stages.names)}
-    units = [at[name] for name in units_of(job.network)]
+    names = units_of(job.network)
+    units = [at[name] for name in (masked_later(job.network, names) if plan.schedule.replays(0) else names)]
     bounds = [start for start, _ in stages.bounds] + [len(at)]
     for k in range(1, stages.count):
         here = bounds[k]

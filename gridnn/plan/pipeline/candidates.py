@@ -2,8 +2,8 @@
 
     tables of runs  --partition, merge-->  cuts  --shortlist-->  placed, priced  --simulate-->  the fastest that fits
 
-Cuts and their prices do not depend on the schedule's order, so schedules share them; what is open at once does, and
-with it what fits.
+Cuts and their prices do not depend on the schedule's order, so schedules share them, but for stages that replay
+(`runs`); what is open at once does, and with it what fits.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Candidates:
         self.job, self.runs, self.groups = job, runs, groups
         # Only where the job has several nodes is there a border to heed.
         self.node = next((ranks for ranks in job.machine.units if 1 < ranks < job.procs), 0)
-        self._priced: dict[Key, tuple[Stages, dict[str, Scheme], PipelineCost]] = {}
+        self._priced: dict[tuple[Key, bool], tuple[Stages, dict[str, Scheme], PipelineCost]] = {}
 
     def best(self, kind: Schedule, counts: Sequence[int], memory_bytes: float | None) -> Pipelined | None:
         """Return the fastest of the shortlist of a schedule, of any of some numbers of stages; None if none fits."""
@@ -146,16 +146,18 @@ class Candidates:
         return np.where(mine[:, None, None, :], costs, np.inf)
 
     def _simulated(self, schedule: Schedule, cut: Partition) -> Pipelined:
-        stages, schemes, cost = self._price(cut)
+        stages, schemes, cost = self._price(cut, replayed=schedule.replays(0))
         held = pipeline_memory(schedule, cost, self.job.states)
         step_s = simulate(schedule, cost).step_s
         return Pipelined(
             schedule, stages, cut.ranks, schemes, cost, step_s, max(each.total_bytes for each in held)
         )
 
-    def _price(self, cut: Partition) -> tuple[Stages, dict[str, Scheme], PipelineCost]:
-        if cut[:2] not in self._priced:
-            job, stages = self.job, cut_network(self.job.network, [self.runs.units[i] for i in cut.first])
+    def _price(self, cut: Partition, *, replayed: bool) -> tuple[Stages, dict[str, Scheme], PipelineCost]:
+        key = (cut.first, cut.ranks), replayed
+        if key not in self._priced:
+            names = self.runs.masked_later if replayed else self.runs.units
+            job, stages = self.job, cut_network(self.job.network, [names[i] for i in cut.first])
             begins = [0, *accumulate(cut.ranks)]
             schemes = {
                 name: Scheme(self.runs.schemes[self.runs.groups.index(cut.ranks[k])][name].grid, begins[k])
@@ -163,8 +165,8 @@ class Candidates:
             }
             placed = place_network(job.network, schemes, job.per_pass, job.procs)
             cost = pipeline_cost(placed, stages, job.machine, job.widths, job.passes, states=job.states)
-            self._priced[cut[:2]] = stages, schemes, cost
-        return self._priced[cut[:2]]
+            self._priced[key] = stages, schemes, cost
+        return self._priced[key]
 
 
 def faster(now: Pipelined | None, best: Pipelined | None) -> bool:

@@ -109,8 +109,8 @@ def _runs(job: Job, stages: Stages, groups: Sequence[int]) -> Runs:
     arrive_s = np.stack([_added(_arriving_s(cost)) for cost in costs], axis=-1)
     held = [table(f"{name}_bytes") for name in ("weight", "kept", "input", "worst")]
     return Runs(
-        stages.first, tuple(plans), tuple(plans.values()), table("forward_s"), table("backward_s"), table("update_s"),
-        arrive_s, *held,
+        stages.first, tuple(plans), tuple(plans.values()), stages.first, table("forward_s"), table("backward_s"),
+        table("spared_s"), table("update_s"), arrive_s, *held,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ For each size q the plan of q ranks that `layerwise` finds for the whole network
 | of a run     | added over its                                                                             |
 |--------------|--------------------------------------------------------------------------------------------|
 | work         | layers, and edges from inside it                                                           |
+| spared       | the product at its end, if it is one with nothing to sum                                   |
 | update       | layers: sums of gradients that the run's own backward does not hide, and updates           |
 | arrive       | edges from before it, each output once in each layout: received from the outermost link    |
 | bytes        | layers, on the first rank, which has the largest blocks; kept besides: what arrives        |
@@ -19,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -29,11 +31,12 @@ from gridnn.errors import InputError
 from gridnn.geometry.grid import Scheme
 from gridnn.geometry.interval import volume
 from gridnn.geometry.traffic import Widths
+from gridnn.network.fusion import absorbable
 from gridnn.network.graph import INPUT
 from gridnn.network.placed import PlacedNetwork, place_network
 from gridnn.plan.job import Job
 from gridnn.plan.pipeline.partition import Floats
-from gridnn.plan.pipeline.runs import Runs
+from gridnn.plan.pipeline.runs import SPARED, Runs, masked_later
 from gridnn.plan.pipeline.runs import units_of as units_of
 from gridnn.plan.pipeline.stagecost import kept_arrays
 from gridnn.plan.search import layerwise
@@ -75,8 +78,8 @@ def runs_of(job: Job, groups: Sequence[int]) -> Runs:
         _of(job, units, place_network(job.network, plan, job.per_pass, ranks))
         for ranks, plan in plans.items()
     ]
-    tables = {f.name: np.stack([each[f.name] for each in found], axis=-1) for f in fields(Runs)[3:]}
-    return Runs(units, tuple(plans), tuple(plans.values()), **tables)
+    tables = {f.name: np.stack([each[f.name] for each in found], axis=-1) for f in fields(Runs)[4:]}
+    return Runs(units, tuple(plans), tuple(plans.values()), masked_later(job.network, units), **tables)
 
 
 def _of(job: Job, units: Sequence[str], placed: PlacedNetwork) -> dict[str, Floats]:
@@ -103,6 +106,8 @@ def _of(job: Job, units: Sequence[str], placed: PlacedNetwork) -> dict[str, Floa
         within = np.zeros((size + 1, size + 1))
         within[:size, 1:] = np.cumsum(np.cumsum(inside[::-1], axis=0)[::-1], axis=1)
         tables[name] = _added(alone, unit) + within
+        if name == "forward_s":
+            tables["spared_s"] = _spared_s(placed, alone, starts)
     tables["update_s"] = _update_s(price, job, starts)
     widths = job.widths
     weights = [sum(volume(p.layout.box(0)) for p in layer.placement.parameters) for layer in placed.layers]
@@ -117,6 +122,20 @@ def _of(job: Job, units: Sequence[str], placed: PlacedNetwork) -> dict[str, Floa
     ]
     tables["worst_bytes"] = _largest(np.array(arrays) * float(widths.activation), unit)
     return tables
+
+
+def _spared_s(placed: PlacedNetwork, forward_s: Floats, starts: Sequence[int]) -> Floats:
+    """Return the seconds of the products that runs end with, whose outputs only other stages read."""
+    nodes, hosts, found = (
+        [layer.node for layer in placed.layers],
+        absorbable(placed.network),
+        np.zeros(len(starts) + 1),
+    )
+    for u, (at, stop) in enumerate(pairwise([*starts, len(nodes)]), 1):
+        ends = stop == at + 1 or (stop == at + 2 and hosts.get(nodes[at + 1].name) == nodes[at].name)
+        if ends and isinstance(nodes[at].spec, SPARED) and placed.layers[at].settle.kind == "none":
+            found[u] = forward_s[at]
+    return np.broadcast_to(found, (len(found), len(found)))
 
 
 def _added(of: Floats, unit: Ints) -> Floats:

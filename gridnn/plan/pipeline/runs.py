@@ -2,9 +2,12 @@
 
 A *unit* is what no stage is cut inside of: a layer with weights that multiplies, and what follows it up to the next.
 What follows shrinks outputs or rewrites them, so a cut before it would move more or the same (docstring of `units_of`).
+But behind a stage that replays a cut lies before a ReLU at its end: what masks by the output of the product is then
+the next stage, and the product need not be made again (`masked_later`).
 
     layers    conv1 relu1 pool1 | conv2 relu2 pool2 flatten | fc1 relu3 | fc2 loss
     units     0                 | 1                         | 2         | 3
+    replay    0                 | 1                         | 2     | 3
 
     from    to 1   to 2   to 3   to 4       a table for each quantity and group: seconds, bytes
     0       [0,1)  [0,2)  [0,3)  [0,4)
@@ -16,16 +19,20 @@ What follows shrinks outputs or rewrites them, so a cut before it would move mor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gridnn.geometry.grid import Scheme
 from gridnn.network import spec as s
+from gridnn.network.fusion import absorbable
 from gridnn.network.graph import Network
 from gridnn.plan.pipeline.partition import Floats
 from gridnn.plan.pipeline.schedule import EXACT, Schedule
 
+SPARED = (s.Conv, s.ConvTranspose, s.Linear)
+"""Kinds whose backward reads no output of their own but to mask by it."""
 HEADS = (s.Conv, s.ConvTranspose, s.Linear, s.Embedding, s.LSTM, s.Attention, s.Upsample)
 """Kinds with which a unit begins."""
 
@@ -42,8 +49,12 @@ class Runs:
         Ranks of each group (G,).
     schemes
         Of every layer on each group, from rank 0 on (G,).
+    masked_later
+        First layer of a stage that begins with the unit, behind one that replays (U,).
     forward_s, backward_s
         Of one pass.
+    spared_s
+        Of `forward_s`, what a replay leaves out.
     update_s
         Of one step.
     arrive_s
@@ -55,8 +66,10 @@ class Runs:
     units: tuple[str, ...]
     groups: tuple[int, ...]
     schemes: tuple[dict[str, Scheme], ...]
+    masked_later: tuple[str, ...]
     forward_s: Floats
     backward_s: Floats
+    spared_s: Floats
     update_s: Floats
     arrive_s: Floats
     weight_bytes: Floats
@@ -82,7 +95,9 @@ class Runs:
         """
         m, fill, slow = schedule.passes, list[Floats](), list[Floats]()
         for k in range(schedule.stages):
-            work = self.forward_s * (2 if schedule.replays(k) else 1) + self.backward_s
+            work = self.forward_s + self.backward_s
+            if schedule.replays(k):
+                work = work + self.forward_s - self.spared_s
             each, there_and_back = np.maximum(work, self.arrive_s), work + 2 * self.arrive_s
             if schedule.name == "sequential":
                 fill_s, slow_s = m * there_and_back, self.update_s
@@ -118,3 +133,21 @@ def units_of(network: Network) -> tuple[str, ...]:
     heads = [i for i, node in enumerate(network.nodes) if i == 0 or isinstance(node.spec, HEADS)]
     tied = [(at[owner], at[name]) for name, owner in network.tied.items()]
     return tuple(network.nodes[i].name for i in heads if not any(owner < i <= other for owner, other in tied))
+
+
+def masked_later(network: Network, units: Sequence[str]) -> tuple[str, ...]:
+    """Return where a stage begins for each unit behind one that replays: at the ReLU before it, if that ends a product.
+
+    The product rectifies what it sends (`network.fusion`), the ReLU masks the gradient before it sends that back.
+    """
+    nodes, hosts = network.nodes, absorbable(network)
+    specs = {node.name: node.spec for node in nodes}
+    found = []
+    for name in units:
+        at = next(i for i, node in enumerate(nodes) if node.name == name)
+        before = nodes[at - 1].name if at else ""
+        spare = (
+            at > 1 and hosts.get(before) == nodes[at - 2].name and isinstance(specs[hosts[before]], SPARED)
+        )
+        found.append(before if spare else name)
+    return tuple(found)

@@ -34,11 +34,12 @@ from gridnn.cost.traffic import received
 from gridnn.geometry.interval import volume
 from gridnn.geometry.traffic import Widths, widths_of
 from gridnn.network import spec as s
-from gridnn.network.fusion import absorbed
+from gridnn.network.fusion import absorbed, passing
 from gridnn.network.graph import INPUT
 from gridnn.network.placed import Edge, PlacedNetwork
 from gridnn.network.stages import Stages, ranks_of
 from gridnn.plan.pipeline.costs import PipelineCost, StageCost, Transfer
+from gridnn.plan.pipeline.runs import SPARED
 
 
 class Spent(NamedTuple):
@@ -108,12 +109,11 @@ def stage_seconds(layers: Sequence[LayerPrice], machine: Machine, passes: int) -
 def _spared_s(
     placed: PlacedNetwork, stages: Stages, layers: range, prices: Sequence[LayerPrice], passes: int
 ) -> float:
-    """Return the seconds of outputs that no layer of their stage reads: products with nothing to sum and no ReLU."""
+    """Return the seconds of outputs that no layer of their stage reads: products with nothing to sum or mask."""
     hosts, read = set(absorbed(placed).values()), {i for at in layers for i in placed.layers[at].node.inputs}
-    weighted = (s.Conv, s.ConvTranspose, s.Linear)
     return sum(
         prices[at].forward_s / passes for at in layers
-        if isinstance(placed.layers[at].node.spec, weighted) and placed.layers[at].settle.kind == "none"
+        if isinstance(placed.layers[at].node.spec, SPARED) and placed.layers[at].settle.kind == "none"
         and placed.layers[at].node.name not in read | hosts
     )  # fmt: skip
 
@@ -144,12 +144,12 @@ def kept_arrays(placed: PlacedNetwork, rank: int, itemsize: int | Widths) -> lis
     relus, made, found = absorbed(placed), dict[str, tuple[str, int]](), list[dict[str, int]]()
     width = widths_of(itemsize).activation
     hosts = set(relus.values())
-    margins = _margins(placed, relus, rank)
+    margins, passed = _margins(placed, relus, rank), passing(placed)
     for layer in placed.layers:
         name, spec, place = layer.node.name, layer.node.spec, layer.placement
         arrived = [_arrived(placed.edges[e], e, made, rank, width) for e in layer.edges]
         out = volume(place.out.box(rank))
-        same = name in relus or isinstance(spec, s.LOSSES)
+        same = name in passed or isinstance(spec, s.LOSSES)
         made[name] = arrived[0] if same else (name, max(out, margins.get(name, 0)) * width)
         keeps = {f"kept {name} {i}": volume(kept.box(rank)) * width for i, kept in enumerate(place.kept)}
         if isinstance(spec, (*KEEP_INPUTS, *s.LOSSES)):

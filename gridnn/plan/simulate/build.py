@@ -87,9 +87,10 @@ class _Builder:
         self.choices = [len(row) for row in schemes]
         assert len(schemes) == len(nodes) and all(self.choices), "one scheme or more for each node"
         self.wiring, self.links = wiring_of(job.network), Links(job.machine, job.procs)
-        led = range(len(nodes)) if leaders is None else leaders
+        led, found = range(len(nodes)) if leaders is None else leaders, absorbed_by(job.network)
+        self.rectified = found.keys()
         self.relus = {  # by the layers that compute them
-            host: relu for relu, host in absorbed_by(job.network).items()
+            host: relu for relu, host in found.items()
             if self.schemes[relu] == self.schemes[host] and (led[relu] == led[host] or self.choices[host] == 1)
         }  # fmt: skip
         self.absorbed = set(self.relus.values())
@@ -126,8 +127,9 @@ class _Builder:
         check_scheme(self.job.network.nodes[node].name, scheme, self.job.per_pass, self.job.procs)
         relu = self.relus.get(node)
         return self.layer(
-            self.kinds[node], scheme, node in self.absorbed, None if relu is None else self.kinds[relu]
-        )
+            self.kinds[node], scheme, node in self.absorbed, node in self.rectified,
+            None if relu is None else self.kinds[relu],
+        )  # fmt: skip
 
     def edge(self, edge: int, a: int, b: int) -> EdgeCost:
         i, j, use = self.edges[edge]
@@ -179,10 +181,14 @@ class _Builder:
         needs = tuple(self._number(need) for need in placement.needs)
         return _Site(PlacedLayer(node, scheme, placement, ()), self._number(placement.out), needs)
 
-    def _layer(self, kind: int, scheme: Scheme, absorbed: bool, relu: int | None) -> OperationCost:
+    def _layer(
+        self, kind: int, scheme: Scheme, absorbed: bool, rectified: bool, relu: int | None
+    ) -> OperationCost:
         layer = self.site(kind, scheme).layer
         masked = None if relu is None else self.site(relu, scheme).layer
-        return layer_cost(self.job, layer, self.links, self._boxes_of, self.bucket_bytes, absorbed, masked)
+        return layer_cost(
+            self.job, layer, self.links, self._boxes_of, self.bucket_bytes, absorbed, rectified, masked
+        )
 
     def _carried(self, out: int, need: int) -> EdgeCost:
         """Return what moves from an output to where it is needed, and back."""

@@ -44,6 +44,7 @@ def layer_cost(
     boxes: Callable[[Layout], Boxes],
     bucket_bytes: int,
     absorbed: bool,
+    rectified: bool = False,
     relu: PlacedLayer | None = None,
 ) -> OperationCost:
     """Return what a layer costs on its scheme.
@@ -56,6 +57,8 @@ def layer_cost(
         Gradients are summed in buckets of about that size.
     absorbed
         The layer before it does its work: it takes no time, and waits for no rank.
+    rectified
+        It is a ReLU, and the layer before it rectifies: it masks the gradient.
     relu
         One that this layer does the work of: forward on its way out, backward by masking the gradient first.
     """
@@ -64,10 +67,10 @@ def layer_cost(
         nothing = np.zeros(parts, np.int64)
         return OperationCost(np.full(parts, NOWHERE), nothing, nothing, nothing)
     forward_s, data_s, weights_s = _compute_s(job, layer, boxes)
+    if rectified:
+        forward_s, data_s = np.zeros(parts), _masked_s(job, layer, boxes)
     if relu is not None:
-        data_s = data_s + np.maximum(
-            _compute_s(job, relu, boxes)[1] - job.machine.layer_s, 0.0
-        )  # `masked_seconds`
+        data_s = data_s + _masked_s(job, relu, boxes)
     backward_s, before = data_s + weights_s, job.passes - 1
     place = layer.placement
     sums = list(_gradients(job, layer, links, boxes, bucket_bytes))
@@ -108,6 +111,11 @@ def _compute_s(
             known[key] = np.array([pass_seconds(layer, rank, job.machine, p) for p in PASSES])
         found[:, part] = known[key]
     return found[0], found[1], found[2]
+
+
+def _masked_s(job: Job, relu: PlacedLayer, boxes: Callable[[Layout], Boxes]) -> Floats:
+    """Return what masking a gradient for a ReLU takes on every rank, as `cost.compute.masked_seconds` has it."""
+    return np.maximum(_compute_s(job, relu, boxes)[1] - job.machine.layer_s, 0.0)
 
 
 def _inside(

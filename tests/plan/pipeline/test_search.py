@@ -11,6 +11,7 @@ import pytest
 from gridnn.cost.machine import load_machine
 from gridnn.errors import InputError
 from gridnn.geometry.grid import Scheme
+from gridnn.network import spec as s
 from gridnn.network import zoo
 from gridnn.network.graph import Builder, Network
 from gridnn.network.placed import place_network
@@ -19,7 +20,7 @@ from gridnn.plan.job import Job
 from gridnn.plan.pipeline.costs import PipelineCost, StageCost, Transfer
 from gridnn.plan.pipeline.memory import pipeline_memory
 from gridnn.plan.pipeline.runcost import runs_of
-from gridnn.plan.pipeline.runs import Runs, units_of
+from gridnn.plan.pipeline.runs import Runs, masked_later, units_of
 from gridnn.plan.pipeline.schedule import Schedule
 from gridnn.plan.pipeline.search import Pipelined, best_pipelines, passes_of, sizes_of
 from gridnn.plan.pipeline.simulate import simulate
@@ -75,7 +76,7 @@ def test_the_run_of_all_units_is_the_price_of_the_plan(network, overlap, narrow)
 
 @pytest.mark.parametrize("network", [plain(), residual(), deep()], ids=lambda n: n.name)
 def test_runs_are_the_prices_of_stages(network):
-    """Cut anywhere in two, a group of one rank costs what the tables say, and one of two nearly."""
+    """Cut anywhere in two, a group of one rank costs what the tables say, and one of two nearly; so does a replay."""
     job = Job(network, RATES, 4, 32, passes=2)
     runs = runs_of(job, [1, 2])
     for (g, q), cut in product(enumerate(runs.groups), range(1, len(runs.units))):
@@ -92,8 +93,15 @@ def test_runs_are_the_prices_of_stages(network):
             assert runs.weight_bytes[i, j, g] == stage.weight_bytes
             assert runs.input_bytes[i, j, g] == stage.input_bytes
             assert stage.kept_bytes <= runs.kept_bytes[i, j, g] <= stage.kept_bytes + stage.input_bytes
+        later = cut_network(network, [runs.masked_later[cut]])
+        schemes = {n: Scheme(runs.schemes[g][n].grid, q * k) for n, k in later.of.items()}
+        cost = pipeline_cost(
+            place_network(network, schemes, job.per_pass, 2 * q), later, RATES, 4, job.passes
+        )
+        again = (runs.forward_s - runs.spared_s)[0, cut, g]
+        assert cost.stages[0].replay_s == pytest.approx(again, rel=1e-9 if q == 1 else 0.02)
         arrives = runs.arrive_s[cut, len(runs.units), g]
-        moved = sum(t.forward_s for t in cost.transfers)
+        moved = sum(t.forward_s for t in cost.transfers)  # of the later cut: the same output
         assert moved / 4 < arrives < 4 * moved  # whoever sends, and in how many pieces, is not in the tables
 
 
@@ -104,13 +112,13 @@ def test_the_cost_of_equal_stages_is_their_simulated_step(name, form):
     ends = np.arange(units + 1.0)
     size = (ends[None, :] - ends[:, None])[..., None]
     work, none = {"forward_s": 2.0 * size, "backward_s": 3.0 * size, "update_s": 0.5 * size}, 0 * size
-    runs = Runs(("a", "b", "c"), (1,), ({},), **work, arrive_s=none, weight_bytes=8 * size, kept_bytes=4 * size,
-                input_bytes=size, worst_bytes=none)  # fmt: skip
+    runs = Runs(("a", "b", "c"), (1,), ({},), ("a", "b", "c"), **work, spared_s=0.25 * size, arrive_s=none,
+                weight_bytes=8 * size, kept_bytes=4 * size, input_bytes=size, worst_bytes=none)  # fmt: skip
     schedule = Schedule(name, units, passes, form)
     fill, slow = runs.stages(schedule)
     at = [(k, k, k + 1, 0) for k in range(units)]
     cost = PipelineCost(
-        (StageCost(2.0, 3.0, 0.5, 8, 4, 1),) * units,
+        (StageCost(2.0, 3.0, 0.5, 8, 4, 1, spared_s=0.25),) * units,
         tuple(Transfer(k, k + 1, 0.0, 0.0, 0, 0) for k in range(units - 1)),
     )
     predicted = sum(fill[cell] for cell in at) + max(slow[cell] for cell in at)
@@ -120,6 +128,26 @@ def test_the_cost_of_equal_stages_is_their_simulated_step(name, form):
     assert needs[0] == max(needs)
     _, limited = runs.stages(schedule, needs[0] - 1)
     assert [np.isfinite(limited[cell]) for cell in at] == [need < needs[0] for need in needs]
+
+
+def test_behind_a_stage_that_replays_a_cut_lies_before_the_relu_of_a_product():
+    network = plain()
+    units = units_of(network)
+    assert masked_later(network, units) == (units[0], units[1], relu_before(network, units[2]))
+    network = residual()  # behind batch norm, whose gradient needs its output anyway, a cut stays where it is
+    assert masked_later(network, units_of(network)) == units_of(network)
+    job = Job(plain(), RATES, 2, 32, 4)
+    replay, stash = (
+        best_pipelines(job, ("delayed",), groups=(1, 1), form=form)["delayed"].stages.first[1]
+        for form in ("replay", "stash")
+    )
+    assert replay in masked_later(job.network, units) and stash in units
+
+
+def relu_before(network, name):
+    at = [node.name for node in network.nodes].index(name)
+    assert network.nodes[at - 1].spec == s.Activation("relu")
+    return network.nodes[at - 1].name
 
 
 def test_units_begin_with_what_multiplies_and_hold_layers_that_share_weights():
@@ -159,8 +187,8 @@ def test_what_is_found_is_near_the_best_of_all_cuts_and_groups(machine, procs, p
     best = dict.fromkeys(SCHEDULES, np.inf)
     for count in range(2, procs + 1):
         for cuts in combinations(range(1, len(runs.units)), count - 1):
-            stages = cut_network(job.network, [runs.units[i] for i in cuts])
-            for groups in product(runs.groups, repeat=count):
+            for names, groups in product((runs.units, runs.masked_later), product(runs.groups, repeat=count)):
+                stages = cut_network(job.network, [names[i] for i in cuts])
                 if sum(groups) != procs:
                     continue
                 schemes = {
@@ -169,7 +197,7 @@ def test_what_is_found_is_near_the_best_of_all_cuts_and_groups(machine, procs, p
                 }
                 placed = place_network(job.network, schemes, job.per_pass, procs)
                 cost = pipeline_cost(placed, stages, machine, 4, passes)
-                for name in SCHEDULES:
+                for name in (n for n in SCHEDULES if names is runs.units or n == "delayed"):
                     seconds = simulate(Schedule(name, count, passes), cost).step_s
                     best[name] = min(best[name], seconds)
     for name, plan in best_pipelines(job, SCHEDULES).items():
