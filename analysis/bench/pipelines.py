@@ -43,6 +43,7 @@ from gridnn.plan.pipeline.timeline import Timeline
 from gridnn.plan.pipeline.weigh import plan_of
 from gridnn.plan.plan import Plan
 from gridnn.train.calibrate import blocks, fit, layers, links
+from gridnn.train.calibrate.overlap import measure_overlap
 from gridnn.train.choose import Job
 from gridnn.train.data.loader import Batch, Loader
 from gridnn.train.run import models_of_job
@@ -109,7 +110,7 @@ def main() -> None:
     options.add_argument("--networks", nargs="+", choices=sorted(NETWORKS), default=list(NETWORKS))
     options.add_argument("--batch", type=int, default=128)
     options.add_argument("--passes", type=int, default=16, help="of schedules with a flush (16)")
-    options.add_argument("--late", type=int, default=8, help="passes of delayed schedules (8)")
+    options.add_argument("--late", type=int, default=4, help="passes of delayed schedules (4)")
     options.add_argument("--steps", type=int, default=12, help="of a turn (12)")
     options.add_argument(
         "--ahead", type=int, default=0, metavar="P", help="simulate up to so many ranks, from measured blocks"
@@ -230,8 +231,9 @@ def _measured(world: World, engine: Engine, network: Network, batches: list[int]
     levels, _ = fit.fit_levels(list(links.measure_messages(world, nodes, True, quiet)), nodes)
     todo = [b for batch in batches for b in blocks.blocks_of([(network, batch)], 1, 1 << 32)]
     found = list(layers.measure_blocks(world, engine, todo, 60.0, quiet))
+    share = measure_overlap(world, True, quiet).share if world.size > 1 else 1.0
     profile = Profile("bench", "today", tuple(layers.sample_of(block, times) for block, times in found))
-    return replace(load_machine("laptop"), levels=levels, profile=profile)
+    return replace(load_machine("laptop"), levels=levels, overlap=share, profile=profile)
 
 
 if __name__ == "__main__":

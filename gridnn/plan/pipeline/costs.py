@@ -53,7 +53,40 @@ class Transfer(NamedTuple):
 
 
 class PipelineCost(NamedTuple):
-    """All stages, in order, and all transfers between them."""
+    """All stages, in order, and all transfers between them.
+
+    Attributes
+    ----------
+    overlap
+        Share of a transfer that takes no time of the stages at its ends (`Machine.overlap`).
+    """
 
     stages: tuple[StageCost, ...]
     transfers: tuple[Transfer, ...]
+    overlap: float = 1.0
+
+
+def carried(cost: PipelineCost, *, back: bool) -> PipelineCost:
+    """Return the costs in which stages do their share of every transfer, each end as much: a pass sends and receives.
+
+    Parameters
+    ----------
+    back
+        Whether gradients go back.
+    """
+    if cost.overlap == 1.0:
+        return cost
+    there_s, back_s = ([0.0] * len(cost.stages) for _ in range(2))
+    for move in cost.transfers:
+        for end in move.source, move.target:
+            there_s[end] += (1 - cost.overlap) * move.forward_s
+            back_s[end] += (1 - cost.overlap) * move.backward_s * back
+    stages = (  # what is made again is not sent again
+        s._replace(forward_s=s.forward_s + f, spared_s=s.spared_s + f, backward_s=s.backward_s + b)
+        for s, f, b in zip(cost.stages, there_s, back_s, strict=True)
+    )
+    transfers = (
+        t._replace(forward_s=cost.overlap * t.forward_s, backward_s=cost.overlap * t.backward_s)
+        for t in cost.transfers
+    )
+    return PipelineCost(tuple(stages), tuple(transfers))

@@ -8,7 +8,8 @@
 | update       | nothing: it follows the backwards of its own stage                     | `update_s`            |
 | transfer     | the transfer before it on the same link in the same direction          | that of its direction |
 
-Every task waits for the one before it at its stage, too.  A transfer keeps no stage busy.
+Every task waits for the one before it at its stage, too.  A transfer keeps no stage busy but for the share that cores
+carry (`costs.carried`), which is part of the forward or backward at either end.
 
 A step of an exact schedule begins when the last one has ended, so one step says all.  Its stages wait for each other
 in both directions, so its tasks are taken one by one; those of other schedules by whole steps of a stage (`stream`).
@@ -22,7 +23,7 @@ from collections import deque
 import numpy as np
 
 from gridnn.errors import InputError
-from gridnn.plan.pipeline.costs import PipelineCost
+from gridnn.plan.pipeline.costs import PipelineCost, carried
 from gridnn.plan.pipeline.schedule import Schedule
 from gridnn.plan.pipeline.stream import stream
 from gridnn.plan.pipeline.timeline import Lane, Links, Timeline, Times, tasks_of
@@ -42,7 +43,9 @@ def simulate(schedule: Schedule, cost: PipelineCost, *, steps: int | None = None
         If costs are not those of the schedule's stages, a transfer does not go to a later stage, seconds are negative
         or not finite, or there are too few steps to fill the pipeline.
     """
-    links = _check(schedule, cost)
+    _check(schedule, cost)
+    cost = carried(cost, back=schedule.name != "local")
+    links = _links(cost)
     if not schedule.exact:
         return stream(schedule, cost, links, steps)
     if steps is not None and steps < 1:
@@ -57,8 +60,8 @@ def simulate(schedule: Schedule, cost: PipelineCost, *, steps: int | None = None
     return Timeline(schedule, cost, step_s, count, tuple(lanes))
 
 
-def _check(schedule: Schedule, cost: PipelineCost) -> Links:
-    """Return the links of a pipeline; transfers of the same two stages go one after the other on one link.
+def _check(schedule: Schedule, cost: PipelineCost) -> None:
+    """Refuse what cannot be simulated.
 
     Raises
     ------
@@ -71,7 +74,8 @@ def _check(schedule: Schedule, cost: PipelineCost) -> Links:
         )
     for k, stage in enumerate(cost.stages):
         _check_seconds(f"stage {k}", stage.forward_s, stage.backward_s, stage.update_s)
-    links: Links = {}
+    if not 0 <= cost.overlap <= 1:
+        raise InputError(f"overlap {cost.overlap} of transfers; give a share of them, 0 to 1")
     for source, target, there_s, back_s, *_ in cost.transfers:
         if not 0 <= source < target < schedule.stages:
             raise InputError(
@@ -79,6 +83,12 @@ def _check(schedule: Schedule, cost: PipelineCost) -> Links:
                 "a later one"
             )
         _check_seconds(f"the transfer from stage {source} to stage {target}", there_s, back_s)
+
+
+def _links(cost: PipelineCost) -> Links:
+    """Return the links of a pipeline; transfers of the same two stages go one after the other on one link."""
+    links: Links = {}
+    for source, target, there_s, back_s, *_ in cost.transfers:
         before = links.get((source, target), (0.0, 0.0))
         links[source, target] = before[0] + there_s, before[1] + back_s
     return links

@@ -88,7 +88,8 @@ def pipeline_cost(
         spared_s = _spared_s(placed, stages, range(start, stop), price.layers, passes)
         weights, kept, inputs, worst = map(max, zip(*held, strict=True))
         found.append(StageCost(*seconds, weights, kept, inputs, worst, spared_s))
-    return PipelineCost(tuple(found), tuple(_transfers(placed, stages, machine, itemsize, looked)))
+    moves = tuple(_transfers(placed, stages, machine, itemsize, looked))
+    return PipelineCost(tuple(found), moves, machine.overlap)
 
 
 def stage_seconds(layers: Sequence[LayerPrice], machine: Machine, passes: int) -> Spent:

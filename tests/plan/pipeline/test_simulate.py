@@ -97,6 +97,29 @@ def test_a_link_carries_one_transfer_at_a_time() -> None:
     assert simulate(Schedule("local", 2, 3), cost).step_s == 9
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_stages_carry_the_share_of_transfers_that_nothing_hides(name: str) -> None:
+    """Both ends, there and back; not in a replay, which sends nothing, and not back where no gradient goes back."""
+    back = name != "local"
+    given = PipelineCost(
+        (StageCost(2.0, 3.0, 0.5, 0, 0, 0), StageCost(4.0, 3.0, 0.5, 0, 0, 0), StageCost(1.0, 2.0, 0.5, 0, 0, 0)),
+        (Transfer(0, 1, 0.8, 0.4, 0, 0), Transfer(1, 2, 1.6, 0.8, 0, 0)), 0.25,
+    )  # fmt: skip
+    by_hand = PipelineCost(
+        (
+            StageCost(2.0 + 0.6, 3.0 + 0.3 * back, 0.5, 0, 0, 0, 0, 0.6),
+            StageCost(4.0 + 0.6 + 1.2, 3.0 + 0.9 * back, 0.5, 0, 0, 0, 0, 1.8),
+            StageCost(1.0 + 1.2, 2.0 + 0.6 * back, 0.5, 0, 0, 0, 0, 1.2),
+        ),
+        (Transfer(0, 1, 0.2, 0.1, 0, 0), Transfer(1, 2, 0.4, 0.2, 0, 0)),
+    )
+    schedule = Schedule(name, 3, 4)
+    found, wanted = simulate(schedule, given), simulate(schedule, by_hand)
+    assert found.step_s == pytest.approx(wanted.step_s, rel=1e-12)
+    assert found.busy_s == pytest.approx(wanted.busy_s, rel=1e-12)
+    assert found.step_s > simulate(schedule, given._replace(overlap=1.0)).step_s
+
+
 def test_a_replay_goes_before_its_backward_and_does_not_wait_for_it() -> None:
     line = simulate(Schedule("delayed", 2, 1), equal(2, 1, 2, 0, 1), steps=4)
     found = times(line, 0)
@@ -271,6 +294,7 @@ def test_nothing_takes_no_time() -> None:
         (Schedule("gpipe", 2, 1), equal(2, moves_s=math.inf), None, "stage 0 to stage 1 takes inf"),
         (Schedule("gpipe", 2, 1), equal(2), 0, "at least 1"),
         (Schedule("delayed", 4, 1), equal(4), 4, "at least 5"),
+        (Schedule("gpipe", 2, 1), equal(2)._replace(overlap=1.5), None, "overlap 1.5"),
         (Schedule("gpipe", 2, 1), equal(2)._replace(transfers=(Transfer(1, 0, 1, 1, 0, 0),)), None, "later one"),
         (Schedule("gpipe", 2, 1), equal(2)._replace(transfers=(Transfer(1, 2, 1, 1, 0, 0),)), None, "later one"),
     ],
