@@ -27,7 +27,7 @@ from gridnn import __version__
 from gridnn.comm.cuda_aware import Means, Support, choose_transport
 from gridnn.compute.gpu.cudnn import Found as Cudnn
 from gridnn.compute.gpu.cudnn import find_cudnn
-from gridnn.compute.gpu.found import Found, bind, device_of, find_devices, local_rank
+from gridnn.compute.gpu.found import Found, bind, device_of, find_devices, local_rank, prove
 from gridnn.errors import GridnnError
 
 if TYPE_CHECKING:
@@ -180,12 +180,16 @@ def _tell(out: int, what: Facts) -> None:
 
 
 def _take(gpu: Found, local: int | None) -> Taken:
-    """Take the device of a local rank; returns its index, the bytes free on it, and what went wrong."""
+    """Take the device of a local rank and compute on it; returns its index, bytes free on it, and what went wrong."""
     index = None if local is None else device_of(local, len(gpu.devices))
     if index is None:
         return _NONE
     try:
-        return index, bind(index)[0], ""
+        free = bind(index)[0]
+        prove()
+        return index, free, ""
+    except GridnnError as error:
+        return None, 0, f"device {index}: {error}"
     except Exception as error:  # CuPy's own classes: no context, no memory, a device that others hold alone
         return None, 0, f"device {index} cannot be used: {error}"
 

@@ -8,8 +8,8 @@ bfloat16           nothing: asked for, it is an    what is needed
 TF32, BF16 of a    nothing, as of bfloat16         what is needed
 device
 cuDNN              own kernels of the device       nothing; asked for, it is an error
-a device, where    the processor, in float32,      that "tf32" or a limit is not used
-it is "auto"       without a limit of memory
+a device, where    the processor, in float32,      that "tf32" or a limit is not used; what is wrong,
+it is "auto"       without a limit of memory       where there is one on which CuPy cannot compute
 
 A rank's device is that of its number on its host (`compute.gpu.found`): as the launcher says it, and then it was taken
 before MPI started (`launch.take_device`); else as MPI counts.
@@ -114,14 +114,18 @@ def engine_of(
             missing = error
     device, nccl = ("", 0) if found is None else (found[1].identity or found[0].name, find_devices().nccl)
     means = Means(platform.node(), device, device_support(environment), nccl)
+    broken = str(missing) if missing is not None and find_devices().devices else ""
     told = world.comm.allgather((means, said, at))
+    useless = world.comm.allgather(broken)
     with agreed(world):
         if missing is not None and compute.device == "gpu":  # it says more than what others see of it
             raise missing
     with agreed(world):
         way = choose_transport(config.comm.transport, [means for means, _, _ in told], compute.device)
         if found is None or way.device == "cpu":
-            return open_engine(world, compute, threads, kept)
+            processor = open_engine(world, compute, threads, kept)
+            processor.said = tuple(f"WARNING: {words}" for words in dict.fromkeys(useless) if words)
+            return processor
         engine = _on_device(world, config, *found, way, _numbers([(said, at) for _, said, at in told]))
     if way.transport == "nccl":
         _hand_on(world, engine, host, config.comm.transport)
@@ -261,7 +265,7 @@ def words(world: World, engine: CpuEngine | GpuEngine, config: ComputeSection, t
         said.append(GRAPHS_UNUSED)
     if config.memory_limit is not None:
         said.append(LIMIT_UNUSED)
-    return said
+    return [*said, *engine.said]
 
 
 def keep_choices(world: World, engine: CpuEngine | GpuEngine, threads: int, kept: Path | None) -> None:

@@ -14,6 +14,8 @@ from gridnn.compute.cpu.engine import Engine as CpuEngine
 from gridnn.compute.cpu.onednn.library import find
 from gridnn.compute.cpu.onednn.precision import BFLOAT16, FLOAT32
 from gridnn.compute.gpu.engine import Engine as GpuEngine
+from gridnn.compute.gpu.found import Device as FoundDevice
+from gridnn.compute.gpu.found import Found
 from gridnn.compute.gpu.room import Room
 from gridnn.errors import InputError
 from gridnn.geometry.traffic import Widths
@@ -320,6 +322,27 @@ def test_where_auto_leaves_a_precision(comm: Any, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(opening, "open_device", opened)
         with pytest.raises(InputError, match=r'"auto" found fibers.*take compute\.device = "cpu"'):
             opening.engine_of(world, asking("auto", "bfloat16"), 1, None, {})
+
+
+@pytest.mark.ranks(2)
+def test_a_device_that_nothing_can_compute_on_is_not_passed_over_in_silence(
+    comm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With "auto" all ranks take the processor, and rank 0 says what is wrong where; no device at all is no fault."""
+    for here in (1, 0):
+
+        def broken(rank: int, limit: float | None) -> tuple[ShimDevice, Room]:
+            raise InputError("a device is here, and CuPy cannot compute on it: no compiler")
+
+        device = Found(devices=(FoundDevice(0, "some", "id", 1 << 30, "9.0"),) * (here and comm.rank))
+        monkeypatch.setattr(opening, "open_device", broken)
+        monkeypatch.setattr(opening, "find_devices", lambda device=device: device)
+        with World(comm) as world:
+            engine = opening.engine_of(world, asking("auto"), 1, None, {})
+            assert isinstance(engine, CpuEngine)
+            said = opening.words(world, engine, asking("auto").compute, 1)
+        faults = [words for words in said if words.startswith("WARNING: a device is here")]
+        assert len(faults) == here
 
 
 def test_processor_is_named_in_the_key() -> None:

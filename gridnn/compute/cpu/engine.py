@@ -44,6 +44,8 @@ class Engine:
     ----------
     reorders : int
         Arrays copied so far because their memory was not channels-last.
+    said : tuple of str
+        Why this one computes, where more could have been expected.
     """
 
     where = "cpu"
@@ -54,7 +56,7 @@ class Engine:
     ) -> None:  # fmt: skip
         self.native, self.onednn, self.choice = native, onednn, choice or Choice()
         self.memory, self.work = memory or Memory(), Workspace()
-        self.reorders = 0
+        self.reorders, self.said = 0, tuple[str, ...]()
 
     @classmethod
     def detect(cls, memory: Memory | None = None) -> Engine:
