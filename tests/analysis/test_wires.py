@@ -26,6 +26,8 @@ from gridnn.train.spans import Place, Spans
 def test_the_ratio_is_that_of_the_printed_bars() -> None:
     # Read off Fig. 7d: communication 44.5 s, computation 22.2 s of an epoch.
     assert paper_ratio() == pytest.approx(44.5 / 22.2, rel=0.02)
+    # Of 512 samples an epoch has four times the steps, and a sample alone takes what Fig. 4 says beside four.
+    assert paper_ratio(512, 512) == pytest.approx(4 * 44.5 / (22.2 * 30740 / 9608), rel=0.05)
     assert paper_ratio(2048, 8) == pytest.approx(38.7 / 279.4, rel=0.02)
     with pytest.raises(InputError, match="no batch 2048 on 511 processes"):
         paper_ratio(2048, 511)

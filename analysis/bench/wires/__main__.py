@@ -86,7 +86,7 @@ def on_hosts(count: int, given: argparse.Namespace, setting: runs.Setting, resul
     """Measure everything on so many hosts."""
     env = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MPIR_CVAR_ENABLE_HEAVY_YIELD"), "1")
     env["XDG_CACHE_HOME"] = str(setting.folder / "cache")
-    place, ratio = setting.folder / f"hosts{count}", given.ratio or paper_ratio()
+    place, ratio = setting.folder / f"hosts{count}", given.ratio or paper_ratio(*given.paper)
     result.say("", f"## {count} hosts, one rank each, one thread a rank", "")
     with up(place, count, given.most_mbit, DELAY_US, env, MINUTES) as hosts:
         compute_s = runs.compute_alone(hosts, setting, "start")
@@ -160,6 +160,14 @@ def parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=3, help="steps measured in a turn (3)")
     add("--turns", type=int, default=2, help="how often all plans are measured, one after another (2)")
     add("--ratio", type=float, help="communication / computation of pure batch; left out, the paper's")
+    add(
+        "--paper",
+        type=int,
+        nargs=2,
+        default=[2048, 512],
+        metavar=("B", "P"),
+        help="whose ratio, of Figs. 7 and 10a of the paper (2048 512)",
+    )
     add("--mbit", type=float, help="rate of the links, instead of the one that gives the ratio")
     add("--most-mbit", type=float, default=300.0, help="the most that this machine can switch (300)")
     add("--machine", type=Path, metavar="FILE.toml", help="predict by this machine, instead of calibrating")
