@@ -48,12 +48,13 @@ sanitize: $(READY)
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/compute/gpu --deselect tests/compute/gpu/test_compile.py
 
-# Exhaustive tests, left out of `make test`; nightly runs them with all the others.
+# Exhaustive tests, left out of `make test`; nightly runs them with all the others, and what sanitizers see behind them.
 sweep: $(READY)
 	$(ONE_THREAD) $(BIN)/python -m pytest --sweep -m sweep
 
 nightly: $(READY)
 	$(ONE_THREAD) $(BIN)/python -m pytest --sweep
+	$(MAKE) sanitize
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -10,18 +10,20 @@
 //     backward_weights  |          k of group  t c             n o of a chunk
 //
 // Memory     x is a View: up to 27 regions (low halo, own, high halo in D, H and W), each with its own strides, channels
-//            innermost; outside all of them it is zero, which is padding.  y, dy, dx: Output, strides of N D H W, channels
-//            innermost.  w (K, T, C / groups), dw alike; partial (chunks, elements of dw)
+//            innermost; outside all of them it is zero, which is padding.  So is dy of backward_data, which is the input
+//            of a transposed convolution.  y, dx, else dy: Output, strides of N D H W, channels innermost.
+//            w (K, T, C / groups), dw alike; partial (chunks, elements of dw)
 // Threads    block (16, 16); grid (rows / 64, columns / 64, groups), of backward_weights (k / 64, t c / 64, groups x chunks)
 // Types      x, w, y, dy, dx real; bias, partial, dw and sums wide; y and dx are rounded once.  A sum has one order: the
 //            same bits every time
-// Caller     coordinates of x count from the View's origin; `outputs` and `channels` are those of the block, divisible by
+// Caller     coordinates of a View count from its origin; `outputs` and `channels` are those of the block, divisible by
 //            groups; bias may be null
 // Reference  gridnn.compute.cpu.reference.conv
 // Source     own; implicit GEMM: Chetlur et al. 2014
 #include "product.cuh"
 #include "view.cuh"
 
+// An element of x, or zero outside.
 static __device__ wide load(const View& x, int n, const int at[3], int channel) {
     const real* found = locate(x, n, at);
     return found ? widened(found[channel]) : (wide)0;
@@ -59,7 +61,7 @@ extern "C" __global__ void forward(View x, const real* w, const wide* bias, Outp
         }
 }
 
-extern "C" __global__ void backward_data(Output dy, const real* w, Output dx, Shape s) {
+extern "C" __global__ void backward_data(View dy, const real* w, Output dx, Shape s) {
     const index_t points = s.batch * volume(dx.extent), taps = volume(s.kernel);
     const int channels = s.channels / s.groups, outputs = s.outputs / s.groups, group = blockIdx.z;
     const index_t row = (index_t)blockIdx.x * TILE, column = (index_t)blockIdx.y * TILE;
@@ -70,14 +72,13 @@ extern "C" __global__ void backward_data(Output dy, const real* w, Output dx, Sh
         [&](index_t r, index_t k) -> wide {
             if (r >= points) return 0;
             const Point in = point(r, dx.extent), t = point(k / outputs, s.kernel);
-            Point out;
-            out.n = in.n;
+            int out[3];
             for (int dim = 0; dim < 3; ++dim) {
                 const int at = in.at[dim] + s.pad[dim] - t.at[dim] * s.dilation[dim];
-                if (at < 0 || at % s.stride[dim] || at / s.stride[dim] >= dy.extent[dim]) return 0;
-                out.at[dim] = at / s.stride[dim];
+                if (at < 0 || at % s.stride[dim]) return 0;
+                out[dim] = at / s.stride[dim];
             }
-            return widened(dy.base[offset(dy, out) + group * outputs + k % outputs]);
+            return load(dy, in.n, out, group * outputs + (int)(k % outputs));
         },
         [&](index_t k, index_t c) -> wide {
             return c < channels ? widened(mine[(k % outputs * taps + k / outputs) * channels + c]) : (wide)0;

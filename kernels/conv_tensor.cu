@@ -12,7 +12,7 @@
 //   c', k': channels or outputs of a group, filled up with zeros to a multiple of VECTOR (4 floats, 8 bfloat16), so
 //   that what is moved at once belongs to one tap: 16 bytes where they are aligned, else elements
 //
-// Memory     as in conv.cu: x a View; y, dy, dx: Output; w (K, T, C / groups); partial (chunks, elements of dw)
+// Memory     as in conv.cu: x, and dy of backward_data, a View; y, dx, else dy: Output; w (K, T, C / groups); partial (chunks, elements of dw)
 // Threads    block (16, 16); grid (rows / 128, columns / COLUMNS, groups), of backward_weights (k / 128,
 //            t c' / COLUMNS, groups x chunks); COLUMNS is 128, or 64 with -DCOLUMNS=64
 // Types      x, w, y, dy, dx real: float (products of TF32) or bfloat16; bias, partial, dw float.
@@ -70,17 +70,17 @@ static __device__ __forceinline__ Piece in_window(const View& x, const Point& be
 }
 
 // Elements of dy that an input p met by a tap; `p` is padded.
-static __device__ __forceinline__ Piece met(const Output& dy, const Point& p, const Tap& t, int channel,
+static __device__ __forceinline__ Piece met(const View& dy, const Point& p, const Tap& t, int channel,
                                             const Shape& s) {
     if (p.n < 0 || t.count <= 0) return nothing();
-    Point out;
-    out.n = p.n;
+    int out[3];
     for (int dim = 0; dim < 3; ++dim) {
         const int at = p.at[dim] - t.shift[dim], stride = s.stride[dim];
-        out.at[dim] = stride == 1 ? at : at / stride;  // most are 1, and a division is some twenty instructions
-        if (at < 0 || out.at[dim] * stride != at || out.at[dim] >= dy.extent[dim]) return nothing();
+        out[dim] = stride == 1 ? at : at / stride;  // most are 1, and a division is some twenty instructions
+        if (at < 0 || out[dim] * stride != at) return nothing();
     }
-    return {dy.base + offset(dy, out) + channel + t.channel, t.count};
+    const real* found = locate(dy, p.n, out);
+    return found ? Piece{found + channel + t.channel, t.count} : nothing();
 }
 
 extern "C" __global__ __launch_bounds__(256, 2) void forward(View x, const real* w, const float* bias, Output y,
@@ -114,7 +114,7 @@ extern "C" __global__ __launch_bounds__(256, 2) void forward(View x, const real*
         });
 }
 
-extern "C" __global__ __launch_bounds__(256, 2) void backward_data(Output dy, const real* w, Output dx, Shape s) {
+extern "C" __global__ __launch_bounds__(256, 2) void backward_data(View dy, const real* w, Output dx, Shape s) {
     const int points = s.batch * (int)volume(dx.extent), taps = (int)volume(s.kernel);
     const int channels = s.channels / s.groups, outputs = s.outputs / s.groups, group = blockIdx.z;
     const int row = blockIdx.x * ROWS, column = blockIdx.y * COLUMNS;

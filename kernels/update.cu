@@ -9,8 +9,9 @@
 // `root` = sqrt(1 - b2^t).
 //
 // Memory     flat arrays of one length
-// Numbers    of sgd and adam: on the device, in `told` and in the order in which a kernel reads them, for most of them
-//            change from step to step and a captured launch keeps what it is given by value.  lars has them by value
+// Numbers    on the device, in `told` and in the order in which a kernel reads them, for most of them change from step to
+//            step and a captured launch keeps what it is given by value.  So is what squares.cu makes of norms: `clip`,
+//            one more factor on gradients, and `measured`, a rate of lars in place of `rate`; null where there is none
 // Threads    any one-dimensional grid; a thread takes every step()-th element
 // Types      real; the order of operations is the reference's, the contraction of products and sums is the compiler's
 // Caller     velocity is null where momentum is 0
@@ -18,9 +19,10 @@
 // Source     own
 #include "common.cuh"
 
-extern "C" __global__ void sgd(real* w, const real* g, real* velocity, long long count, const double* told) {
+extern "C" __global__ void sgd(real* w, const real* g, real* velocity, long long count, const double* told,
+                               const double* clip) {
     const real lr = (real)told[0], momentum = (real)told[1], carried = (real)told[2], spike = (real)told[3];
-    const real decay = (real)told[4], scale = (real)told[5];
+    const real decay = (real)told[4], scale = (real)(clip ? told[5] * *clip : told[5]);
     for (index_t i = first(); i < count; i += step()) {
         real d = scale * g[i] + decay * w[i];
         if (velocity) {
@@ -32,9 +34,11 @@ extern "C" __global__ void sgd(real* w, const real* g, real* velocity, long long
     }
 }
 
-extern "C" __global__ void adam(real* w, const real* g, real* m, real* v, long long count, const double* told) {
+extern "C" __global__ void adam(real* w, const real* g, real* m, real* v, long long count, const double* told,
+                                const double* clip) {
     const real rate = (real)told[0], root = (real)told[1], b1 = (real)told[2], b2 = (real)told[3];
-    const real eps = (real)told[4], decay = (real)told[5], keep = (real)told[6], scale = (real)told[7];
+    const real eps = (real)told[4], decay = (real)told[5], keep = (real)told[6];
+    const real scale = (real)(clip ? told[7] * *clip : told[7]);
     for (index_t i = first(); i < count; i += step()) {
         const real before = w[i], d = scale * g[i] + decay * before;
         const real first_moment = m[i] + (1 - b1) * (d - m[i]);
@@ -45,8 +49,10 @@ extern "C" __global__ void adam(real* w, const real* g, real* m, real* v, long l
     }
 }
 
-extern "C" __global__ void lars(real* w, const real* g, real* velocity, long long count, real lr, real momentum,
-                                real decay, real scale) {
+extern "C" __global__ void lars(real* w, const real* g, real* velocity, long long count, const double* told,
+                                const double* clip, double rate, const double* measured) {
+    const real lr = (real)(told[0] * (measured ? *measured : rate)), momentum = (real)told[1], decay = (real)told[2];
+    const real scale = (real)(clip ? told[3] * *clip : told[3]);
     for (index_t i = first(); i < count; i += step()) {
         const real v = momentum * velocity[i] + lr * (scale * g[i] + decay * w[i]);
         velocity[i] = v;

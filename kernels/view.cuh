@@ -1,7 +1,8 @@
 // Where the elements of a block lie: what kernels of convolution are given besides numbers.
 //
 // A View is read: up to 27 regions (low halo, own, high halo in D, H and W), each with its own strides, channels
-// innermost; outside all of them it is zero, which is padding.  An Output is one array, channels innermost.
+// innermost; outside all of them it is zero, which is padding.  An Output is one array, channels innermost; it is written,
+// or read where halos have no part in it.
 #pragma once
 
 #include "common.cuh"

@@ -7,6 +7,9 @@ in the middle of a margin buffer already and only margins are filled; coming bac
     forward    | margin |     own block     | margin |      margins are received
     backward   | given  |  own, added to    | given  |      margins are sent, their sums land in the block
 
+Where there is no margin buffer, and who reads it can (`Route.apart`), not even the halo is copied: the own block stays
+where it was written, each message where it was received, and both are handed on as `Parts`.
+
 All ranks start all exchanges in the same order, so messages between two ranks match in the order they were posted.
 
 Terms of sums are added up in `wide_of` their type: a reduce-scatter sends them so, everything else as it is stored.
@@ -26,9 +29,10 @@ from gridnn.comm.clock import Where
 from gridnn.comm.load import Load
 from gridnn.comm.world import Array, World
 from gridnn.compute.cpu.memory import innermost, shaped
+from gridnn.compute.gpu.view import Ints, Parts
 from gridnn.compute.storage import wide_of
 from gridnn.geometry.exchange import Exchange, Piece
-from gridnn.geometry.interval import Box, extents_of, local_slices, overlap, volume
+from gridnn.geometry.interval import Box, Interval, extents_of, local_slices, overlap, volume
 from gridnn.geometry.traffic import Key
 
 
@@ -39,6 +43,13 @@ class Route:
     ----------
     lane
         Of the trail: a direction between stages, else nothing.
+
+    Attributes
+    ----------
+    sides : tuple or None
+        Of a halo whose messages lie around the own block, one a side: on which side each does; else None.
+    apart : bool
+        Whether what arrives is handed on as `Parts`; set where all who read it take them.
     """
 
     def __init__(self, exchange: Exchange, rank: int, lane: str = "") -> None:
@@ -66,6 +77,25 @@ class Route:
             self.mine = None
         # Arrivals added before the own piece: sums are in the order of boxes, the same on every run.
         self.before = sum(box <= self.mine for _, box in self.arrivals) if self.mine else 0
+        self.sides = self._sides()
+        self.apart = False
+
+    def _sides(self) -> tuple[Ints, ...] | None:
+        """Return where arrivals lie: -1 before the own block, 0 beside, 1 behind it in each spatial dim."""
+        mine = self.mine
+        if self.kind != "halo" or self.adds or not self.arrivals or mine is None or not volume(mine):
+            return None
+        sides = tuple(
+            tuple((b.start >= m.stop) - (b.stop <= m.start) for b, m in zip(box[2:], mine[2:], strict=True))
+            for _, box in self.arrivals
+        )
+        for side, (_, box) in zip(sides, self.arrivals, strict=True):
+            # All of a side: a halo as wide as two neighbours' blocks comes in two messages, which are no one array.
+            spaces = zip(side, mine[2:], self.target[2:], strict=True)
+            whole = ((Interval(t.start, m.start), m, Interval(m.stop, t.stop))[s + 1] for s, m, t in spaces)
+            if box != (*mine[:2], *whole):
+                return None
+        return sides
 
 
 class Pending:
@@ -88,7 +118,7 @@ class Pending:
         self.load = Load(transport, path, dtype) if path.collective else transport.load(path, own, dtype)
         self.carrier = world.carrier(own)
         self.requests: list[Any] = []  # what the carrier waits for
-        self.result: Array | None = None
+        self.result: Any = None
 
     @classmethod
     def arrived_already(cls, world: World, array: Array) -> Pending:
@@ -110,17 +140,25 @@ class Pending:
         return True
 
     def wait(self) -> Array:
-        """Complete the exchange and return the array in the target layout."""
+        """Complete the exchange and return the array in the target layout, as `Parts` where the route is `apart`."""
         if self.result is None:
             kind = self.path.kind
             if self.requests:
                 with self.world.clock.phase(f"{kind} wait", self.where):
                     self.carrier.wait(self.requests)
             with self.world.clock.phase("compute" if kind == "none" else kind, self.where):
-                self.result = self._rounded(self._unpack())
+                self.result = self._parts() if self.path.apart else self._rounded(self._unpack())
             self.requests = []
             self.load.done()
-        return self.result
+        found: Array = self.result
+        return found
+
+    def _parts(self) -> Parts:
+        """Return the own block and what arrived around it, each where it lies."""
+        path, load, mine = self.path, self.load, self.path.mine
+        assert path.sides is not None and mine is not None and self.margin is None
+        own = self.own if mine == path.source else self.own[local_slices(mine, path.source)]
+        return Parts(own, dict(zip(path.sides, load.each(), strict=True)))
 
     def _unpack(self) -> Array:
         path, load, mine = self.path, self.load, self.path.mine
@@ -195,8 +233,9 @@ def _point_to_point(world: World, pending: Pending, key: Key) -> None:
 
 def _gather(world: World, pending: Pending, key: Key) -> None:
     path = pending.path
-    (own,), counts = world.transport.ready([pending.own]), [volume(box) for box in path.sources]
-    buffer = world.transport.room((sum(counts),), pending.dtype)
+    counts = [volume(box) for box in path.sources]
+    buffer = world.transport.room((sum(counts),), pending.dtype, at_once=not pending.own.size)
+    (own,) = world.transport.ready([pending.own])
     pending.requests += pending.carrier.all_gather(world, path.group, own, buffer, counts)
     world.ledger.add(key, 1, buffer.nbytes - own.nbytes)
     pending.load.sent.append(own)
@@ -215,8 +254,8 @@ def _scatter(world: World, pending: Pending, key: Key) -> None:
     for box, count in zip(path.targets, counts, strict=True):
         shaped(packed[at : at + count], extents_of(box))[...] = pending.own[local_slices(box, path.source)]
         at += count
+    buffer = world.transport.room(extents_of(path.target), kind, at_once=not packed.size)
     (message,) = world.transport.ready([packed])
-    buffer = world.transport.room(extents_of(path.target), kind)
     pending.requests += pending.carrier.reduce_scatter(world, path.group, message, innermost(buffer), counts)
     world.ledger.add(key, 1, (len(path.group) - 1) * buffer.nbytes)
     pending.load.sent.append(message)

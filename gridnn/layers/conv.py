@@ -9,17 +9,21 @@ While the halo is on its way the interior is computed:
 
     outputs     |strip|    interior     |strip|
     own rows    |=============================|
+
+Own kernels of a device read the own block and each halo where they lie (`Parts`); all else reads one array.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gridnn.comm.mover import Pending
 from gridnn.comm.world import Array
 from gridnn.compute.cpu.window import Window
+from gridnn.compute.gpu.view import Parts
+from gridnn.compute.interface import Engine
 from gridnn.compute.storage import wide_of
 from gridnn.geometry import window as geometry
 from gridnn.geometry.interval import Box, Interval, extents_of, local_slices, overlap, volume
@@ -53,9 +57,20 @@ def segments(k: Interval, c: Interval, per_k: int, per_c: int) -> Iterator[Segme
         at = stop
 
 
-def channels(x: Array, part: slice) -> Array:
+def channels(x: Any, part: slice) -> Any:
     """Return some channels of a block; where they are all, the block itself: a view takes as long as a call."""
+    if isinstance(x, Parts) and part is not ALL:
+        return Parts(x.own[:, part], {side: halo[:, part] for side, halo in x.halos.items()})
     return x if part is ALL else x[:, part]
+
+
+def reads_parts(engine: Engine) -> bool:
+    """Return whether convolutions of an engine read an own block and halos where they lie; cuDNN takes one array."""
+    if engine.where == "cpu":
+        return False
+    from gridnn.compute.gpu.cudnn_engine import CudnnEngine
+
+    return not isinstance(engine, CudnnEngine)
 
 
 class Convolution(Weighted):
@@ -126,16 +141,22 @@ class Convolution(Weighted):
                                   weight.grad[k], groups=groups, add=add)  # fmt: skip
         del self._x, self._dy
 
-    def _on(self, x: Array, origin: Box, out: Box, y: Array) -> None:
-        """Compute the outputs `out` into y, which holds the raw output, from `x`, which holds the box `origin`."""
+    def _on(self, x: Any, origin: Box, out: Box, y: Array) -> None:
+        """Compute the outputs `out` into y, which holds the raw output, from `x`, which holds the box `origin`.
+
+        Of an array the window is told what it reads; of `Parts` it is told all, and reads from another place on.
+        """
         spec, parts = self._setup
         weight, last = self.parameters["weight"].factor, self.epilogue
         window = self._window
         if out is not self.raw:
             spaces = zip(spec.windows, out[2:], self._extents, strict=True)
             needs = tuple(w.needs(o, e).interval for w, o, e in spaces)
-            x = x[(slice(None), slice(None), *local_slices(needs, origin[2:]))]
             y, window = y[local_slices(out, self.raw)], self._local(out)
+            if isinstance(x, Parts):
+                window = moved(window, needs, origin[2:])
+            else:
+                x = x[(slice(None), slice(None), *local_slices(needs, origin[2:]))]
         for k, c, groups in parts:
             bias = None if last["bias"] is None else last["bias"][k]
             self.compute.conv.forward(self.engine, channels(x, c), weight[k], window, groups=groups, bias=bias,
@@ -212,6 +233,17 @@ def local_window(
         tuple(w.kernel for w in windows), tuple(w.stride for w in windows), tuple(w.dilation for w in windows),
         tuple(lo), tuple(hi),
     )  # fmt: skip
+
+
+def moved(window: Window, needs: Box, held: Box) -> Window:
+    """Return the window of a box of inputs for one that holds it: what is around is cropped by negative pads.
+
+    held    |------|== needs ==|----|
+    pads     -6                 -4      of a window without pads of its own
+    """
+    lo = tuple(p - (n.start - h.start) for p, n, h in zip(window.pad_lo, needs, held, strict=True))
+    hi = tuple(p - (h.stop - n.stop) for p, n, h in zip(window.pad_hi, needs, held, strict=True))
+    return window._replace(pad_lo=lo, pad_hi=hi)
 
 
 def strips(whole: Box, interior: Box) -> Iterator[Box]:

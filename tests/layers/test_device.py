@@ -9,7 +9,7 @@ import pytest
 
 from gridnn.comm.transport import Aware, Staged
 from gridnn.comm.world import World
-from gridnn.compute.gpu.engine import Engine
+from gridnn.compute.gpu.engine import Engine, Precision
 from tests.support import shim
 from tests.support.laws import check, random_schemes, uniform_schemes
 from tests.support.nets import NETS, build
@@ -21,11 +21,14 @@ SOME = ["conv3", "conv-groups", "max-pool", "residual", "inception", "unet", "li
 SOME += ["layer-norm", "layer-norm-features", "upsample", "upsample-linear"]
 
 
-def on_device(world: World, order: str = "forward", transport: type[Staged | Aware] = Staged) -> Engine:
+def on_device(
+    world: World, order: str = "forward", transport: type[Staged | Aware] = Staged, precision: Precision = "float32",
+    device: ShimDevice | None = None,
+) -> Engine:  # fmt: skip
     """Return an engine whose device the world's arrays are on from now on."""
     if shim.CXX is None:
         pytest.skip("g++ is not there; with it kernels run on the CPU")
-    engine = Engine(ShimDevice(order))
+    engine = Engine(device or ShimDevice(order), precision)
     world.memory, world.transport = engine.memory, transport(world.memory, engine)
     return engine
 

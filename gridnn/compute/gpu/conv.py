@@ -8,8 +8,10 @@ dims.  Transposed convolution is `backward_data` read forwards.
 | matrix product  | a window of one element, stride 1, no    | x and dy dense; the result is copied to an     |
 |                 | pads, one group, dense factors           | `out` with gaps                                |
 | cuDNN           | what `choice` gives it                   | x, dy and `out` may have gaps, no parts        |
-| conv_tensor.cu  | bfloat16; float32 on an engine of "tf32" | x, dy and `out` may have gaps; x in parts as   |
-|                 | and groups that are wide (`provider`)    | received, nothing copied together              |
+| matrix product  | a window of one element, any stride, no  | the positions that are read are copied         |
+| of copied rows  | zeros around, one group, wide: `lattice` | together; no parts                             |
+| conv_tensor.cu  | bfloat16; float32 on an engine of "tf32" | x, dy and `out` may have gaps; x or dy in      |
+|                 | and groups that are wide (`provider`)    | parts as received, nothing copied together     |
 | conv.cu         | everything else                          | the same                                       |
 
 | kernel           | rows of a product | columns         | times          | depth           |
@@ -29,17 +31,20 @@ number follows from the shapes alone, and chunks are added up in their order: th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from gridnn.compute.cpu.memory import innermost, is_dense
+from gridnn.compute.cpu.memory import is_dense
 from gridnn.compute.cpu.window import Window
+from gridnn.compute.gpu import lattice
 from gridnn.compute.gpu.cudnn_engine import compute
 from gridnn.compute.gpu.dense import plain as plain_vector
 from gridnn.compute.gpu.device import Array
 from gridnn.compute.gpu.engine import Engine
+from gridnn.compute.gpu.lattice import rows
 from gridnn.compute.gpu.linear import product, settle, share_of
 from gridnn.compute.gpu.pointwise import add_bias
 from gridnn.compute.gpu.provider import provider_of
@@ -81,12 +86,15 @@ def forward(
     plain = _plain(x, window, groups)
     w, target = engine.fitted(w, x), _target(engine, y, x.dtype, plain)
     if plain:
-        product(engine, _rows(x), _rows(w).T, _rows(target))
+        product(engine, rows(x), rows(w).T, rows(target))
         add_bias(engine, target, bias, relu=relu)
     else:
         added = None if bias is None else plain_vector(engine, bias, wide_of(x.dtype))
 
         def own() -> None:
+            where = lattice.find(engine, x, target, window, groups)
+            if where is not None:
+                return lattice.forward(engine, x, w, where, bias, relu, target)
             told, columns = shape(size[0], size[1], w.shape[0], groups, window, relu), w.shape[0] // groups
             provider = provider_of(engine.precision, x.dtype, w.shape, groups, points(y), columns)
             provider.launch(
@@ -101,10 +109,15 @@ def forward(
 
 
 def backward_data(
-    engine: Engine, dy: Array, w: Array, window: Window, x_shape: tuple[int, ...], *, groups: int = 1,
+    engine: Engine, dy: Array | Parts, w: Array, window: Window, x_shape: tuple[int, ...], *, groups: int = 1,
     out: Array | None = None,
 ) -> Array:  # fmt: skip
     """Return the gradient of `forward` by x: (N, C, *S); elements that no window touched get zero.
+
+    Parameters
+    ----------
+    dy
+        An array, or an own block and halos in arrays of their own.
 
     Raises
     ------
@@ -119,25 +132,32 @@ def backward_data(
     plain = _plain(dy, window, groups)
     w, target = engine.fitted(w, dy), _target(engine, dx, dy.dtype, plain)
     if plain:
-        product(engine, _rows(dy), _rows(w), _rows(target))
+        product(engine, rows(dy), rows(w), rows(target))
     else:
 
         def own() -> None:
+            where = lattice.find(engine, target, dy, window, groups)
+            if where is not None:
+                return lattice.backward_data(engine, dy, w, where, target)
             told = shape(dx.shape[0], dx.shape[1], w.shape[0], groups, window)
             provider = provider_of(engine.precision, dy.dtype, w.shape, groups, points(dx), w.shape[1])
             provider.launch(
                 engine, "backward_data", grid(points(dx), w.shape[1], groups, provider.tile),
-                [output(engine.device, dy), w, output(engine.device, target), told], dy.dtype,
+                [view(engine.device, dy), w, output(engine.device, target), told], dy.dtype,
             )  # fmt: skip
 
-        compute(engine, "backward_data", {"x": target, "w": w, "y": dy}, window, own)
+        if isinstance(dy, Parts):
+            own()
+        else:
+            compute(engine, "backward_data", {"x": target, "w": w, "y": dy}, window, own)
     if target is not dx:
         engine.copy(target, dx)
     return dx
 
 
 def backward_weights(
-    engine: Engine, x: Array | Parts, dy: Array, window: Window, dw: Array, *, groups: int = 1, add: bool = True
+    engine: Engine, x: Array | Parts, dy: Array | Parts, window: Window, dw: Array, *, groups: int = 1,
+    add: bool = True,
 ) -> None:  # fmt: skip
     """Add the gradient of `forward` by w to dw (K, C / groups, *R), or replace dw by it.
 
@@ -145,6 +165,8 @@ def backward_weights(
     ----------
     x
         An array, or an own block and halos in arrays of their own.
+    dy
+        Alike; what is summed is a sum over its positions, so regions are added one after the other.
 
     Raises
     ------
@@ -152,6 +174,11 @@ def backward_weights(
         If the shapes do not go together.
     """
     _check(x.shape, dw.shape, dy.shape, window, groups)
+    if isinstance(dy, Parts):
+        for region, moved in _regions(dy, window, x.shape[2:]):
+            backward_weights(engine, x, region, moved, dw, groups=groups, add=add)
+            add = True
+        return
     if not dw.size:
         return
     if not dy.size:
@@ -160,7 +187,7 @@ def backward_weights(
         return
     x, share = readable(engine, x, x), share_of(engine, x, dw, add)
     if _plain(x, window, groups):
-        product(engine, _rows(engine.fitted(dy, x)).T, _rows(x), _rows(share))
+        product(engine, rows(engine.fitted(dy, x)).T, rows(x), rows(share))
     else:
         near = readable(engine, dy, x)
         arrays = {"x": x, "w": share, "y": near}
@@ -183,6 +210,9 @@ def chunk_of(positions: int, tiles: int) -> int:
 def _weigh(
     engine: Engine, x: Array | Parts, dy: Array, window: Window, groups: int, share: Array
 ) -> None:  # fmt: skip
+    where = lattice.find(engine, x, dy, window, groups)
+    if where is not None:
+        return lattice.backward_weights(engine, x, dy, where, share)
     size, taps, positions = x.shape, prod(share.shape[2:]), points(dy)
     provider = provider_of(engine.precision, x.dtype, share.shape, groups, positions, prod(share.shape[1:]))
     width = taps * provider.filled(share.shape[1])
@@ -201,16 +231,24 @@ def _weigh(
         )
 
 
+def _regions(dy: Parts, window: Window, space: Ints) -> Iterator[tuple[Array, Window]]:
+    """Yield each region of an output and the window that gives it: pads that crop inputs of extents `space`."""
+    before, own = dy.widths[0], tuple(dy.own.shape[2:])
+    for side, region in dy.regions():
+        lo, hi = list[int](), list[int]()
+        for dim, (taps, stride, dilation, pad, _) in enumerate(zip(*window, strict=True)):
+            begin = (0, before[dim], before[dim] + own[dim])[side[dim] + 1]
+            reach = (region.shape[2 + dim] - 1) * stride + dilation * (taps - 1) + 1  # of all its windows
+            lo.append(pad - begin * stride)
+            hi.append(reach - space[dim] - lo[-1])
+        yield region, window._replace(pad_lo=tuple(lo), pad_hi=tuple(hi))
+
+
 def _plain(x: Array | Parts, window: Window, groups: int) -> bool:
     """Whether a convolution is one matrix product of what is dense in memory."""
     if isinstance(x, Parts) or groups > 1 or prod(window.kernel) > 1 or any(s > 1 for s in window.stride):
         return False
     return not any(window.pad_lo) and not any(window.pad_hi) and is_dense(x)
-
-
-def _rows(x: Array) -> Array:
-    """Return a dense array (N, C, *S) as a matrix of positions and channels, a view."""
-    return innermost(x).reshape(points(x), x.shape[1])
 
 
 def _target(engine: Engine, y: Array, dtype: np.dtype[Any], dense: bool) -> Array:

@@ -67,7 +67,7 @@ class Memory:
     def zeros(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
         """Return zeros."""
         array = self.empty(shape, dtype)
-        array[...] = 0
+        innermost(array)[...] = 0
         return array
 
     def forget_peak(self) -> None:
@@ -156,7 +156,7 @@ class Engine:
     def copy(self, x: Array, y: Array) -> None:
         """Copy between arrays of one shape and different memory orders or types."""
         self.reorders += 1
-        y[...] = x
+        innermost(y)[...] = innermost(x)
 
     def walk(
         self, file: str, kernel: str, elements: int, arguments: Sequence[Any], dtype: DTypeLike,

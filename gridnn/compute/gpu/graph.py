@@ -38,7 +38,7 @@ class CaptureError(RunError):
     """Something that a capture does not take: the host reads what is not computed, or copies what it has only now."""
 
 
-def obstacle(*, passes: int, stages: bool, by_host: bool, norms: bool) -> str | None:
+def obstacle(*, passes: int, stages: bool, by_host: bool) -> str | None:
     """Return why the steps of a rank cannot be captured; None if they can.
 
     Parameters
@@ -49,8 +49,6 @@ def obstacle(*, passes: int, stages: bool, by_host: bool, norms: bool) -> str | 
         Whether the plan has some.
     by_host
         Whether messages to other ranks wait for the host.
-    norms
-        Whether the host reads norms in the midst of a step.
     """
     if stages or passes > 1:
         return "a step of stages follows the messages of other stages; take a plan without stages"
@@ -59,8 +57,6 @@ def obstacle(*, passes: int, stages: bool, by_host: bool, norms: bool) -> str | 
             "messages go by the host, which waits for them in the midst of a step; take one rank, or "
             'comm.transport = "nccl"'
         )
-    if norms:
-        return 'the host reads norms in the midst of a step; leave train.clip_norm out, and take no optimizer = "lars"'
     return None
 
 

@@ -1,6 +1,7 @@
 """Operations on each element: nonlinearities, sums, bias, dropout; any shape (N, C, *S), any dtype that is stored.
 
-    kernels/pointwise.cu    relu, smooth (the other nonlinearities), add, add_bias     a thread an element
+    kernels/pointwise.cu    relu, smooth (the other nonlinearities), add, add_bias,    a thread an element
+                            activate_biased (any nonlinearity behind a bias)
     kernels/dropout.cu      dropout: the mask is made where it is used, from global indices
     kernels/sums.cu         bias_gradient
 
@@ -33,6 +34,8 @@ KEEPS = activation.FORWARD_KEEPS
 
 SMOOTH: Mapping[str, int] = MappingProxyType({"tanh": 0, "sigmoid": 1, "silu": 2, "gelu": 3})
 """The numbers of nonlinearities in kernels/pointwise.cu; the rectifier has kernels of its own."""
+BIASED: Mapping[str, int] = MappingProxyType({**SMOOTH, "relu": 4})
+"""Those of its `activate_biased`."""
 
 BLOCK = np.dtype([("stride", np.int64, 5), ("lo", np.int32, 5), ("extent", np.int32, 5)], align=True)
 """`Block` of kernels/dropout.cu, dims N C D H W: where a block lies in the global array."""
@@ -52,6 +55,51 @@ def activate_backward(engine: Engine, name: str, kept: Array, dy: Array) -> Arra
     kernel, number = ("relu_backward", ()) if name == "relu" else ("smooth_backward", (SMOOTH[name],))
     engine.walk("pointwise", kernel, dy.size, [kept, dy, dx, dy.size, *number], dy.dtype)
     return dx
+
+
+def activate_biased(
+    engine: Engine, name: str, x: Array, bias: Array | None, *, train: bool = True, out: Array | None = None
+) -> tuple[Array, Array | None]:  # fmt: skip
+    """Return the nonlinearity `name` of x (N, K, *S) plus bias (K,), and what its backward reads: one launch.
+
+    The bits are those of `add_bias` and `activate`.
+
+    Parameters
+    ----------
+    x
+        Given up: y or the sum may be written there.
+    bias
+        None where it is added elsewhere: then it is `activate`.
+    train
+        Whether there will be a backward; without, what it reads is None.
+    out
+        Where y goes; not x where backward reads the sum.
+
+    Raises
+    ------
+    ValueError
+        If `out` is x, and backward reads the sum there.
+    """
+    keeps_sum = train and KEEPS[name] == "x"
+    if keeps_sum and out is x:
+        raise ValueError(f"backward of {name} reads its input: give another `out` than x, or train=False")
+    if bias is None:
+        y = activate(engine, name, x, out=out)
+        return y, (x if keeps_sum else y) if train else None
+    x = engine.fitted(x)
+    y = target(engine, x.shape, x.dtype, out) if keeps_sum or out is not None else x
+    told = [
+        x,
+        plain(engine, bias, wide_of(x.dtype)),
+        x if keeps_sum else None,
+        y,
+        x.size,
+        x.shape[1],
+        BIASED[name],
+    ]
+    engine.walk("pointwise", "activate_biased", x.size, told, x.dtype)
+    y = settled(engine, y, out)
+    return y, (x if keeps_sum else y) if train else None
 
 
 def add(engine: Engine, arrays: Sequence[Array], *, relu: bool = False, out: Array | None = None) -> Array:

@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple
 
 from gridnn.errors import RunError
 
@@ -70,3 +72,20 @@ def limit_of(limit: float | None, total_bytes: int) -> int | None:
     if limit is None:
         return None
     return int(limit * total_bytes) if limit <= 1 else min(int(limit), total_bytes)
+
+
+def free_bytes(load: Callable[[str], Any] = import_module) -> int | None:
+    """Return what nobody has now of the device that the calling thread uses; None where CuPy cannot tell.
+
+    What CuPy's pool keeps for later counts as taken; when it finds no room it has given that back.
+
+    Parameters
+    ----------
+    load
+        Imports a module.
+    """
+    try:
+        free, _ = load("cupy").cuda.runtime.memGetInfo()
+    except Exception:  # no CuPy, or its own classes, which cannot be named without it
+        return None
+    return int(free)

@@ -6,14 +6,16 @@ dtype, on the device.  A thread takes an element, so a piece cut in two gives bi
     place on the device, one for all pieces     follows from             changes with every update (`Now`)
     of a rule with equal coefficients           its name: coefficients   its number, lr, the factor on gradients
 
-LARS has a rate for every piece, which the host computes: its numbers are given by value.
+`grad_scale`, and the `rate` of LARS, may be arrays of one float64 on the device, where `squares` leaves them: then the
+host need not know them, and they are no part of `Now`.  A `rate` that is a number is given by value.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -57,40 +59,39 @@ def announce(engine: Engine, now: Now) -> None:
 
 def _sgd(
     engine: Engine, w: Array, g: Array, velocity: Array | None, *, lr: float, momentum: float = 0.0,
-    carried: float = 1.0, spike: float = 0.0, weight_decay: float = 0.0, grad_scale: float = 1.0,
+    carried: float = 1.0, spike: float = 0.0, weight_decay: float = 0.0, grad_scale: float | Array = 1.0,
 ) -> None:  # fmt: skip
     """Move by stochastic gradient descent with momentum; w and velocity are changed in place."""
     state = [] if velocity is None else [velocity]
     of = partial(_of_sgd, momentum, carried, spike, weight_decay)
-    _walk(engine, "sgd", [w, g, *state], [w, g, velocity], of, Now(0, lr, grad_scale))
+    _walk(engine, "sgd", [w, g, *state], [w, g, velocity], of, Now(0, lr), grad_scale)
 
 
 def _adam(
     engine: Engine, w: Array, g: Array, m: Array, v: Array, *, step: int, lr: float, beta1: float = 0.9,
-    beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0, grad_scale: float = 1.0,
+    beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0, grad_scale: float | Array = 1.0,
 ) -> None:  # fmt: skip
     """Move by Adam, with weight decay as an L2 term in the gradient; `step` counts updates from 1."""
     of = partial(_of_adam, beta1, beta2, eps, weight_decay, 0.0)
-    _walk(engine, "adam", [w, g, m, v], [w, g, m, v], of, Now(step, lr, grad_scale))
+    _walk(engine, "adam", [w, g, m, v], [w, g, m, v], of, Now(step, lr), grad_scale)
 
 
 def _adamw(
     engine: Engine, w: Array, g: Array, m: Array, v: Array, *, step: int, lr: float, beta1: float = 0.9,
-    beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0, grad_scale: float = 1.0,
+    beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0, grad_scale: float | Array = 1.0,
 ) -> None:  # fmt: skip
     """Move by Adam with decoupled weight decay: the weights shrink by ``1 - lr * weight_decay`` first."""
     of = partial(_of_adam, beta1, beta2, eps, 0.0, weight_decay)
-    _walk(engine, "adam", [w, g, m, v], [w, g, m, v], of, Now(step, lr, grad_scale))
+    _walk(engine, "adam", [w, g, m, v], [w, g, m, v], of, Now(step, lr), grad_scale)
 
 
 def _lars(
-    engine: Engine, w: Array, g: Array, velocity: Array, *, lr: float, rate: float, momentum: float = 0.0,
-    weight_decay: float = 0.0, grad_scale: float = 1.0,
+    engine: Engine, w: Array, g: Array, velocity: Array, *, lr: float, rate: float | Array, momentum: float = 0.0,
+    weight_decay: float = 0.0, grad_scale: float | Array = 1.0,
 ) -> None:  # fmt: skip
     """Move by layer-wise adaptive rate scaling; `rate` is the layer's own, from `lars_rate`."""
-    _checked([w, g, velocity])
-    arguments = [w, g, velocity, w.size, lr * rate, momentum, weight_decay, grad_scale]
-    engine.walk("update", "lars", w.size, arguments, w.dtype)
+    arrays, of = [w, g, velocity], partial(_of_lars, momentum, weight_decay)
+    _walk(engine, "lars", arrays, [*arrays], of, Now(0, lr), grad_scale, _told(engine, rate))
 
 
 def _of_sgd(momentum: float, carried: float, spike: float, decay: float, now: Now) -> NDArray[np.float64]:
@@ -106,16 +107,31 @@ def _of_adam(
     return np.array([rate, root, beta1, beta2, eps, decay, 1.0 - now.lr * shrink, now.grad_scale])
 
 
+def _of_lars(momentum: float, decay: float, now: Now) -> NDArray[np.float64]:
+    """Return the numbers of kernel lars."""
+    return np.array([now.lr, momentum, decay, now.grad_scale])
+
+
 def _walk(
     engine: Engine, kernel: str, arrays: list[Array], given: list[Array | None], of: partial[NDArray[np.float64]],
-    now: Now,
+    now: Now, grad_scale: float | Array, more: Sequence[Any] = (),
 ) -> None:  # fmt: skip
-    """Start a kernel on flat arrays with the place of its numbers."""
+    """Start a kernel on flat arrays with the places of its numbers."""
     _checked(arrays)
     w = arrays[0]
     if w.size:
-        told = engine.device.varying.told(GROUP, (kernel, *of.args), now, of)
-        engine.walk("update", kernel, w.size, [*given, w.size, told], w.dtype)
+        number, clip = _told(engine, grad_scale)
+        told = engine.device.varying.told(GROUP, (kernel, *of.args), now._replace(grad_scale=number), of)
+        engine.walk("update", kernel, w.size, [*given, w.size, told, clip, *more], w.dtype)
+
+
+def _told(engine: Engine, factor: float | Array) -> tuple[float, Array | None]:
+    """Return a factor as a number and as a place on the device: one of them says it."""
+    if not engine.holds(factor):
+        return float(factor), None
+    place: Array = factor
+    assert place.dtype == np.float64 and place.size == 1, "a factor on the device is one float64"
+    return 1.0, place
 
 
 def _checked(arrays: list[Array]) -> None:

@@ -1,7 +1,8 @@
 """What the kernels of convolution are told of arrays: addresses, strides and extents, as structures.
 
     own block, halos as received  --Parts--> one coordinate space --view--> View: up to 27 regions, zero outside
-    y, dy, dx, with gaps or not                                 --output--> Output
+    (x; dy of backward_data)
+    y, dx, else dy, with gaps or not                            --output--> Output
 
         before | own | behind          a side of each spatial dim: -1, 0, 1
         +------+-----+-------+

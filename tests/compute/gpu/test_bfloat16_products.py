@@ -17,9 +17,10 @@ from gridnn.compute.gpu.gemm import product
 from gridnn.compute.gpu.provider import BF16, BF16_NARROW, EXACT, provider_of
 from gridnn.compute.storage import UNIT, bfloat16
 from gridnn.errors import InputError
-from tests.compute.gpu.test_conv import Arrays, Case
+from tests.compute.gpu.test_conv import Arrays, Case, middle
 from tests.compute.gpu.test_conv_calls import ONE, laid
 from tests.compute.gpu.test_precision import NEEDS_CXX, SLIM, WIDE
+from tests.compute.gpu.test_view import taken
 from tests.support.shim.device import ShimDevice
 
 pytest.importorskip("ml_dtypes", reason="ml_dtypes is not there; with it arrays are stored in bfloat16")
@@ -45,7 +46,7 @@ def hold(found: Any, wanted: Arrays, size: Arrays, depth: int, before: Any = 0.0
 
 @NEEDS_CXX
 @pytest.mark.parametrize("case", [*WIDE, *SLIM, POINTWISE], ids=str)
-@pytest.mark.parametrize("how", ["dense", "margins"])
+@pytest.mark.parametrize("how", ["dense", "margins", "parts"])
 def test_convolution(case: Case, how: str) -> None:
     engine = Engine(ShimDevice(), "bf16")
     x, w = drawn(case.x, 1), drawn((case.outputs, case.x[1] // case.groups, *case.window.kernel), 2)
@@ -58,7 +59,10 @@ def test_convolution(case: Case, how: str) -> None:
         for a, b, c in ([z.astype(np.float64) for z in (x, w, dy)], [np.abs(z.astype(np.float64)) for z in (x, w, dy)])
     )  # fmt: skip
     added = bias.reshape(-1, *[1] * (x.ndim - 2)).astype(np.float64)
-    given, back, taps = laid(engine, x, how), laid(engine, dy, how), prod(case.window.kernel)
+    given, back = (
+        taken(engine, a, middle(a)) if how == "parts" else laid(engine, a, how) for a in (x, dy)
+    )  # fmt: skip
+    taps = prod(case.window.kernel)
     told: dict[str, Any] = {"groups": case.groups}
     found = conv.forward(
         engine, given, engine.take(w), case.window, bias=engine.take(bias), relu=True, **told
@@ -66,7 +70,7 @@ def test_convolution(case: Case, how: str) -> None:
     assert found.dtype == NARROW
     depth = prod(w.shape[1:])
     # A product of cuBLAS is rounded before the bias is added, a kernel's after.
-    before = UNIT * y_size * (case is POINTWISE)
+    before = UNIT * y_size * (case is POINTWISE and how != "parts")
     hold(engine.give(found), np.maximum(y + added, 0), y_size + np.abs(added), depth + 1, before)
     found = conv.backward_data(engine, back, engine.take(w), case.window, x.shape, **told)
     assert found.dtype == NARROW

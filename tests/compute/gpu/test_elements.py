@@ -67,6 +67,7 @@ def test_sgd(module: Launch, dtype: Any, momentum: float, carried: float, spike:
                 moved if momentum else None,
                 w.size,
                 np.array([0.1, momentum, carried, spike, 1e-2, 0.5]),
+                None,
             ],
         )
     near(mine, w, CLOSE[dtype])
@@ -86,7 +87,7 @@ def test_adam(module: Launch, dtype: Any, decoupled: bool) -> None:
         decay, keep = (0.0, 1 - 0.01 * 0.1) if decoupled else (0.1, 1.0)
         module("update", dtype).launch(
             "adam", (2,), (64,),
-            [mine, g, first, second, w.size, np.array([rate, root, 0.9, 0.999, 1e-8, decay, keep, 0.5])],
+            [mine, g, first, second, w.size, np.array([rate, root, 0.9, 0.999, 1e-8, decay, keep, 0.5]), None],
         )  # fmt: skip
     for found, wanted in ((mine, w), (first, m), (second, v)):
         near(found, wanted, CLOSE[dtype])
@@ -97,6 +98,7 @@ def test_lars(module: Launch, dtype: Any) -> None:
     w, g, v = drawn(dtype, 3, 300)
     mine, moved = w.copy(), v.copy()
     reference.lars(w, g, v, lr=0.1, rate=0.02, momentum=0.9, weight_decay=1e-2, grad_scale=2.0)
-    module("update", dtype).launch("lars", (5,), (32,), [mine, g, moved, w.size, 0.1 * 0.02, 0.9, 1e-2, 2.0])
+    told = np.array([0.1, 0.9, 1e-2, 2.0])
+    module("update", dtype).launch("lars", (5,), (32,), [mine, g, moved, w.size, told, None, 0.02, None])
     near(mine, w, CLOSE[dtype])
     near(moved, v, CLOSE[dtype])

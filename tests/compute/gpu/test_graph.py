@@ -223,9 +223,8 @@ def test_a_copy_that_is_asked_for_before(engine: Engine) -> None:
     ("words", "why"),
     [
         ({}, None), ({"passes": 2}, "stages"), ({"stages": True}, "stages"), ({"by_host": True}, "take one rank"),
-        ({"norms": True}, "clip_norm"),
     ],
 )  # fmt: skip
 def test_what_may_be_captured(words: dict[str, Any], why: str | None) -> None:
-    found = obstacle(**{"passes": 1, "stages": False, "by_host": False, "norms": False} | words)
+    found = obstacle(**{"passes": 1, "stages": False, "by_host": False} | words)
     assert found is None if why is None else why in str(found)

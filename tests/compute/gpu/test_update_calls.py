@@ -41,6 +41,28 @@ def test_rules(order: str, rule: str, states: int, words: dict[str, Any], size: 
         calls.held(found, wanted)
 
 
+@DTYPES
+@pytest.mark.parametrize(("rule", "states", "words"), WORDS)
+def test_factors_on_the_device(order: str, rule: str, states: int, words: dict[str, Any], dtype: Any) -> None:
+    """They are read there at every launch, and are the same numbers as those that the host gives."""
+    calls, rng = Calls(order), np.random.default_rng(8)
+    arrays = [rng.uniform(0.1, 1, 300).astype(dtype) for _ in range(2 + states)]
+    whole, parts = [calls.plain(a) for a in arrays], [calls.plain(a) for a in arrays]
+    nothing = [None] if rule == "sgd" and not states else []
+    told = calls.plain(np.zeros(3))
+    for step in (1, 2, 3):
+        more = {"step": step} if "adam" in rule else {}
+        numbers = {"grad_scale": 0.5 / step} | ({"rate": 0.02 * step} if rule == "lars" else {})
+        told[...] = calls.plain(np.array([numbers["grad_scale"], numbers.get("rate", np.nan), np.nan]))
+        places = {name: told[at : at + 1] for at, name in enumerate(numbers)}
+        getattr(gpu.rules(calls.engine, dtype), rule)(*whole, *nothing, **words | numbers, **more)
+        getattr(gpu.rules(calls.engine, dtype), rule)(*parts, *nothing, **words | places, **more)
+    for found, wanted in zip(parts, whole, strict=True):
+        calls.same(found, wanted.view(np.ndarray))
+    with pytest.raises(AssertionError, match="one float64"):
+        gpu.rules(calls.engine, dtype).sgd(parts[0], parts[1], None, lr=0.1, grad_scale=told)
+
+
 def test_a_piece_cut_in_two_gives_what_the_whole_gives(order: str) -> None:
     calls, rng = Calls(order), np.random.default_rng(4)
     arrays = [rng.standard_normal(301).astype(np.float32) ** 2 for _ in range(4)]

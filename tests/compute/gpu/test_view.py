@@ -13,9 +13,15 @@ from gridnn.compute.gpu import conv
 from gridnn.compute.gpu.engine import Engine
 from gridnn.compute.gpu.view import Parts
 from tests.compute.gpu.conftest import near
-from tests.compute.gpu.test_conv import CASES, Ints, close, drawn, split
+from tests.compute.gpu.test_conv import CASES, Arrays, Ints, close, drawn, middle, split
 from tests.compute.gpu.test_conv_calls import CPU, NEEDS_CXX, given
 from tests.support.shim.device import ShimDevice
+
+
+def taken(engine: Engine, x: Arrays, own: tuple[tuple[int, int], ...]) -> Parts:
+    """Return x on the device, its own part and each halo in arrays of their own."""
+    pieces = split(x, own)
+    return Parts(engine.take(pieces.own), {side: engine.take(p) for side, p in pieces.halos.items()})
 
 
 @NEEDS_CXX
@@ -24,8 +30,7 @@ def test_parts_are_what_is_put_together() -> None:
     for case, dtype in product(CASES, (np.float32, np.float64)):
         engine = Engine(ShimDevice())
         x, w, _, dy = drawn(case, dtype)
-        pieces = split(x, case.own)
-        parts = Parts(engine.take(pieces.own), {side: engine.take(p) for side, p in pieces.halos.items()})
+        parts = taken(engine, x, case.own)
         assert parts.shape == x.shape and parts.dtype == dtype
         if case.window.kernel != (
             1,
@@ -43,6 +48,32 @@ def test_parts_are_what_is_put_together() -> None:
         cpu.backward_weights(CPU, x, dy, case.window, wanted, groups=case.groups, add=False)
         near(given(engine, dw), wanted, close(dtype))
         assert engine.reorders == 0
+
+
+@NEEDS_CXX
+def test_parts_of_an_output_are_what_is_put_together() -> None:
+    """As a transposed convolution reads its input: to the same bits, and its gradient by weights region by region."""
+    for case, dtype in product(CASES, (np.float32, np.float64)):
+        engine = Engine(ShimDevice())
+        x, w, _, dy = drawn(case, dtype)
+        parts, groups = taken(engine, dy, middle(dy)), case.groups
+        assert parts.shape == dy.shape and parts.halos
+        found = given(
+            engine, conv.backward_data(engine, parts, engine.take(w), case.window, x.shape, groups=groups)
+        )
+        if case.window.kernel != (1, 1):
+            whole = conv.backward_data(
+                engine, engine.take(dy), engine.take(w), case.window, x.shape, groups=groups
+            )
+            np.testing.assert_array_equal(found, given(engine, whole))
+        near(found, cpu.backward_data(CPU, dy, w, case.window, x.shape, groups=groups), close(dtype))
+        for add, both in product((False, True), repeat=2):
+            dw, wanted = engine.take(np.full(w.shape, 2, dtype)), np.full(w.shape, 2, dtype)
+            read = taken(engine, x, case.own) if both else engine.take(x)
+            conv.backward_weights(engine, read, parts, case.window, dw, groups=groups, add=add)
+            cpu.backward_weights(CPU, x, dy, case.window, wanted, groups=groups, add=add)
+            near(given(engine, dw), wanted, close(dtype))
+        assert engine.reorders == 0 or case.window.kernel == (1, 1)  # rows of a product are copied together
 
 
 @NEEDS_CXX
