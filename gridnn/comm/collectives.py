@@ -24,14 +24,16 @@ def all_reduce(world: World, ranks: tuple[int, ...], array: Array, key: Key, how
     """Return the elementwise sum, max or min of `array` over `ranks`; alone, the array itself."""
     if len(ranks) < 2 or array.size == 0:
         return array
-    flat = array.reshape(-1)
-    out = np.empty(flat.size, flat.dtype) if world.transport.elsewhere(array) else np.empty_like(flat)
+    flat, transport = array.reshape(-1), world.transport
+    away = transport.elsewhere(array)
+    out = transport.room(flat.shape, flat.dtype, at_once=False) if away else np.empty_like(flat)
     world.trail.enter("allreduce", ranks, key)
     with world.clock.phase("allreduce", ((key.layer,), key.direction)):
-        (message,) = world.transport.ready([flat])
+        (message,) = transport.ready([flat])
         world.carrier(array).all_reduce(world, ranks, message, out, how)
     _count_allreduce(world, ranks, array, [(key, array.size)])
-    found = world.transport.landed(out) if world.transport.elsewhere(array) else out
+    found = transport.landed(out) if away else out
+    transport.release([message, out])
     return found.reshape(array.shape)
 
 
@@ -46,7 +48,7 @@ def start_sum(
         (message,) = world.transport.ready([array])
         request = world.carrier(array).start_sum(world, ranks, message)
     _count_allreduce(world, ranks, array, parts)
-    return Landing.of(world, request, message, array)
+    return Landing(world, request, message, array, [message]) if message is not array else request
 
 
 def start_scalars(world: World, ranks: tuple[int, ...], array: Array, key: Key) -> Awaited | None:
@@ -68,16 +70,17 @@ def start_reduce_scatter(
         return None, array
     blocks = [Interval(0, array.size).block(len(ranks), i) for i in range(len(ranks))]
     size = blocks[ranks.index(world.rank)].size
-    share = np.empty_like(array, shape=(size,))
-    received = np.empty(size, array.dtype) if world.transport.elsewhere(array) else share
+    share, transport = np.empty_like(array, shape=(size,)), world.transport
+    away = transport.elsewhere(array)
+    received = transport.room((size,), array.dtype, at_once=False) if away else share
     world.trail.enter("reduce_scatter", ranks, parts)
     with world.clock.phase("reduce_scatter", where_of(parts)):
-        (message,) = world.transport.ready([array])
+        (message,) = transport.ready([array])
         sizes = [block.size for block in blocks]
         request = world.carrier(array).start_shares(world, ranks, message, received, sizes)
     for at, ((key, _), mine) in enumerate(zip(parts, _owned(world, ranks, array, parts), strict=True)):
         world.ledger.add(key, at == 0, (len(ranks) - 1) * mine * share.itemsize)
-    return Landing.of(world, request, received, share), share
+    return Landing(world, request, received, share, [message, received]) if away else request, share
 
 
 def all_gather_shares(
@@ -87,34 +90,41 @@ def all_gather_shares(
     if len(ranks) < 2 or array.size == 0:
         return
     blocks = [Interval(0, array.size).block(len(ranks), i) for i in range(len(ranks))]
+    transport = world.transport
     world.trail.enter("allgather", ranks, parts)
     with world.clock.phase("allgather", where_of(parts)):
-        (message,) = world.transport.ready([array])
+        message = transport.share(array, slice(*blocks[ranks.index(world.rank)]))
         world.carrier(array).share(world, ranks, message, [block.size for block in blocks])
         if message is not array:
-            array[...] = world.transport.landed(message)
+            array[...] = transport.landed(message)
+            transport.release([message])
     for at, ((key, size), mine) in enumerate(zip(parts, _owned(world, ranks, array, parts), strict=True)):
         world.ledger.add(key, at == 0, (size - mine) * array.itemsize)
 
 
 @dataclass(frozen=True)
 class Landing:
-    """A collective over copies on the host: what it brings goes back to the device when it is awaited."""
+    """A collective over copies on the host: what it brings goes back to the device when it is awaited.
+
+    Attributes
+    ----------
+    message, array
+        Where it ends, and where that belongs on the device.
+    lent
+        Messages to let go of then.
+    """
 
     world: World
     request: Awaited
     message: Array
     array: Array
-
-    @classmethod
-    def of(cls, world: World, request: Awaited, message: Array, array: Array) -> Awaited:
-        """Return a collective that ends in `array`: itself where that is on the host."""
-        return cls(world, request, message, array) if world.transport.elsewhere(array) else request
+    lent: Sequence[Array]
 
     def Wait(self) -> None:
         """Return when it is done and `array` holds it."""
         self.request.Wait()
         self.array[...] = self.world.transport.landed(self.message)
+        self.world.transport.release(self.lent)
 
 
 def finish(world: World, request: Awaited | None, kind: str, where: Where = NOWHERE) -> None:

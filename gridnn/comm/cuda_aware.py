@@ -11,8 +11,9 @@ Asked in this order; the first that knows answers:
 | ``MPIX_Query_cuda_support``, of Open MPI and others | it says so                     | it says so                   |
 | (nobody)                                            |                                | the safe answer              |
 
-No address of a device is handed to MPI to find out: a library that cannot take it dies of it.  This file needs no MPI
-itself: what only MPI can say is handed to it.
+No address of a device is handed to MPI to find out: a library that cannot take it dies of it, and a run with it.
+``gridnn doctor`` does, in a process that may die (`gridnn.comm.attempts`).  This file needs no MPI itself: what only
+MPI can say is handed to it.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ as for one:
     own    -- one launch -->  | piece | piece | piece |  -- one copy, one wait -->  | message | message | message |
     target <- one launch ---  | piece | piece | piece |  <- one copy -------------  | message | message | message |
                                on the device                                        on the host, where it is `Staged`
+
+Where MPI writes into the device itself all is packed before it is told where, and the wait for that is the one for what
+was there before.
 """
 
 from __future__ import annotations
@@ -24,8 +27,6 @@ if TYPE_CHECKING:
     from gridnn.comm.transport import OnDevice, Transport
 
 Array = NDArray[Any]
-Spare = list[tuple[Array, int]]
-"""Buffers of the host that no exchange uses, and which wait was the last when each was let go of."""
 
 
 class Path(Protocol):
@@ -63,10 +64,14 @@ class Load:
         self.sent = self._transport.ready([own[local_slices(b, path.source)] for _, b in path.departures])
         return self.sent
 
+    def each(self) -> list[Array]:
+        """Return what arrived, message by message, where the rank computes."""
+        return [self._transport.landed(message) for _, message in self.arrived]
+
     def only(self) -> Array:
         """Return what arrived, where the rank computes, if it is one message."""
-        ((_, message),) = self.arrived
-        return self._transport.landed(message)
+        (found,) = self.each()
+        return found
 
     def put(self, array: Array) -> None:
         """Copy what arrived to its places in an array of the target box."""
@@ -80,58 +85,66 @@ class Load:
 
     def done(self) -> None:
         """Let go of all messages: MPI neither reads nor writes them any more."""
+        self._transport.release([*self.sent, *(message for _, message in self.arrived)])
         self.arrived, self.sent = [], []
 
 
 class Kept:
-    """What is kept of a path: where its pieces lie, and host buffers that no exchange uses.
+    """What is kept of a path: where its pieces lie.
 
     Attributes
     ----------
     departures, arrivals
         Pieces of the source and of the target; those of each share a buffer.
-    spare
-        Host buffers of departures, of arrivals.
     """
 
     def __init__(self, engine: Engine, path: Path) -> None:
         self.departures = pieces_of(engine, [box for _, box in path.departures], path.source)
         self.arrivals = pieces_of(engine, [box for _, box in path.arrivals], path.target)
-        self.spare: tuple[Spare, Spare] = ([], [])
 
 
 class Together(Load):
     """The messages of one exchange in two buffers, of what is sent and of what is received."""
 
-    def __init__(self, transport: OnDevice, path: Path, dtype: DTypeLike, kept: Kept) -> None:
+    def __init__(self, transport: OnDevice, path: Path, dtype: DTypeLike, kept: Kept, own: Array) -> None:
         super().__init__(transport, path, dtype)
-        self._device, self._kept = transport, kept
-        self._buffers: list[Array | None] = [None, None]  # that MPI reads, writes
+        self._device, self._kept, self._own = transport, kept, own
+        self._going: Array | None = None  # that MPI reads
+        self._coming: Array | None = None  # that MPI writes
         self._landed: Array | None = None
 
     def rooms(self) -> list[Array]:
         """Return the parts of one buffer."""
-        if not self._path.arrivals:
-            return []
-        self._buffers[1] = buffer = self._device.buffer(self._kept, self._dtype)
-        parts = self._kept.arrivals.within(buffer)
-        self.arrived = [(box, part) for (_, box), part in zip(self._path.arrivals, parts, strict=True)]
+        path, parts = self._path, list[Array]()
+        first = self._device.packs_first and bool(path.departures)
+        if path.arrivals:
+            pieces = self._kept.arrivals
+            self._coming = self._device.buffer(pieces.elements, self._dtype, at_once=not first)
+            parts = pieces.within(self._coming)
+        if first:
+            self._pack()
+        self.arrived = [(box, part) for (_, box), part in zip(path.arrivals, parts, strict=True)]
         return parts
 
     def messages(self, own: Array) -> list[Array]:
         """Return the parts of one buffer."""
-        pieces, engine = self._kept.departures, self._device.engine
+        assert own is self._own, "another array than this load is of"
         if not self._path.departures:
             return []
-        packed = engine.device.empty(pieces.elements, own.dtype)
-        pack(engine, own, pieces, packed)
-        self._buffers[0] = buffer = self._device.computed(self._kept, packed)
-        return [innermost(part) for part in pieces.within(buffer)]
+        going = self._pack() if self._going is None else self._going
+        return [innermost(part) for part in self._kept.departures.within(going)]
 
-    def only(self) -> Array:
-        """Return the buffer as the one message that it is."""
-        message: Array = self._kept.arrivals.within(self._there())[0]
-        return message
+    def _pack(self) -> Array:
+        """Return the buffer of departures, which MPI may read."""
+        pieces, engine = self._kept.departures, self._device.engine
+        packed = engine.device.empty(pieces.elements, self._own.dtype)
+        pack(engine, self._own, pieces, packed)
+        self._going = self._device.computed(packed)
+        return self._going
+
+    def each(self) -> list[Array]:
+        """Return the parts of the buffer, which goes there as a whole."""
+        return self._kept.arrivals.within(self._there()) if self.arrived else []
 
     def put(self, array: Array) -> None:
         """Copy by one launch."""
@@ -146,15 +159,12 @@ class Together(Load):
 
     def done(self) -> None:
         """Let go of both buffers."""
-        super().done()
-        for spare, buffer in zip(self._kept.spare, self._buffers, strict=True):
-            if buffer is not None:
-                self._device.give_back(spare, buffer)
-        self._buffers, self._landed = [None, None], None
+        self._device.release([buffer for buffer in (self._going, self._coming) if buffer is not None])
+        self.arrived, self._going, self._coming, self._landed = [], None, None, None
 
     def _there(self) -> Array:
         """Return the buffer of what arrived, on the device."""
         if self._landed is None:
-            assert self._buffers[1] is not None, "no room was asked for, so nothing arrived"
-            self._landed = self._device.landed(self._buffers[1])
+            assert self._coming is not None, "no room was asked for, so nothing arrived"
+            self._landed = self._device.landed(self._coming)
         return self._landed

@@ -1,10 +1,12 @@
 """What the ranks of a run would find: a program of its own, started by every rank of ``gridnn doctor``.
 
-    gridnn doctor (rank r)  --request-->  python -m gridnn.comm.probe N   takes its device, starts MPI, asks, measures
-        no MPI in it        <--lines----  on descriptor N: stages, then a report or an error
+    gridnn doctor (rank r)  --request-->  python -m gridnn.comm.probe N   takes its device, starts MPI, asks, measures,
+        no MPI in it        <--lines----  on descriptor N: stages,        and tries what devices would do
+                                          then a report or an error
 
 So a library that dies while it starts, or that waits for ever, takes this process with it and not the one that has to
-say so.  Every rank gets the whole report.  The end of standard input ends the probe: it never outlives who asked.
+say so.  Every rank gets the whole report, and before each attempt (`gridnn.comm.attempts`) what was found so far.  The
+end of standard input ends the probe: it never outlives who asked.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,28 +34,29 @@ from gridnn.errors import GridnnError
 
 if TYPE_CHECKING:
     from gridnn.comm.world import World
+    from gridnn.compute.gpu.engine import Engine
 
 Facts = dict[str, Any]
 Taken = tuple[int | None, int, str]
 _NONE: Taken = (None, 0, "")
-STARTING, ASKING, MEASURING = "MPI started", "ranks were asked", "messages between neighbours were measured"
+TAKING, STARTING, ASKING = "its device was tried", "MPI started", "ranks were asked"
+MEASURING = "messages between neighbours were measured"
 """Stages, in the words of "it stopped while ..."."""
-_SHORT, _SIZES = 8, (4 << 10, 64 << 10, 1 << 20, 8 << 20)
-_END = np.zeros(2, np.int64)
-# A size is measured for about so long, and not begun where one round trip would take longer than half of it.
-_SIZE_S, _TRIPS = 0.2, 50
+_LIMIT_S, _REST_S = 60.0, 5.0
+"""Seconds for all of it where nobody says; of those, what is left at the end to start and to end."""
 _ABORTED = 1
 
 
 def main() -> int:
     """Answer the request on standard input; returns the exit code."""
-    out = int(sys.argv[1])
+    out, started_s = int(sys.argv[1]), time.monotonic()
     request = json.loads(_first_line())
     threading.Thread(target=_end_with_input, daemon=True).start()
     tell = partial(_tell, out)
     environment, gpu = request["environment"], Found(missing="nobody looked: device cpu")
     if request["device"] != "cpu":
         gpu = find_devices()
+    tell({"stage": TAKING})
     taken = _take(gpu, local_rank(environment))  # before MPI starts and settles on another
     tell({"stage": STARTING})
     try:
@@ -65,6 +68,7 @@ def main() -> int:
         tell({"error": str(error), "rank": 0, "facts": _host_facts() | _gpu_facts(gpu, taken)})
         return 0
     from gridnn.comm import agree
+    from gridnn.comm.neighbours import measure_neighbours
 
     try:
         with World(comm) as world:
@@ -72,11 +76,14 @@ def main() -> int:
             on_host = _rank_on_host(world)
             if taken == _NONE:  # no launcher said which rank of the host this is
                 taken = _take(gpu, on_host)
+            taken, engine = _opened(taken)
             mine = _host_facts() | _gpu_facts(gpu, taken) | _mpi_facts(world, environment)
             ranks = world.comm.allgather(mine)
             tell({"stage": MEASURING})
-            links = measure_neighbours(world)
-            tell({"report": {"ranks": ranks, "links": links, "use": _use(request, ranks)}, "rank": comm.rank})
+            report = {"ranks": ranks, "links": measure_neighbours(world)}
+            left_s = request.get("limit_s", _LIMIT_S) - _REST_S - (time.monotonic() - started_s)
+            report |= _tried(world, engine, request, report, partial(_announce, tell, comm.rank), left_s)
+            tell({"report": report, "rank": comm.rank})
             world.comm.Barrier()  # a rank that leaves early is taken for one that failed
     except BaseException:
         words = f"rank {comm.rank} failed in the probe:\n{traceback.format_exc()}"
@@ -84,75 +91,6 @@ def main() -> int:
             tell({"error": words, "rank": comm.rank, "facts": None})
         agree.abort(_ABORTED)
     return 0
-
-
-def measure_neighbours(world: World) -> list[Facts]:
-    """Return latency and bandwidth between each rank and the next, the same on all ranks.  Collective.
-
-    Pairs of ranks are measured all at once, first those that begin with an even rank.  The latency is half the
-    shortest of some round trips of 8 bytes, the bandwidth the best of some sizes, one way at a time.
-    """
-    mine: list[tuple[int, float, float]] = []
-    for parity in (0, 1):
-        world.comm.Barrier()
-        if world.rank % 2 == parity and world.rank + 1 < world.size:
-            mine.append((world.rank, *_ask_neighbour(world, world.rank + 1)))
-        elif world.rank % 2 != parity and world.rank > 0:
-            _answer_neighbour(world, world.rank - 1)
-    told = [link for links in world.comm.allgather(mine) for link in links]
-    return [
-        {"ranks": [lower, lower + 1], "latency_s": latency_s, "bytes_per_s": rate}
-        for lower, latency_s, rate in sorted(told)
-    ]
-
-
-def _ask_neighbour(world: World, peer: int) -> tuple[float, float]:
-    """Return seconds of a short message and bytes a second of long ones, to a rank that answers."""
-    half_s = _half_trip_s(world, peer, _SHORT, 2)  # the first of all connects
-    half_s = latency_s = _half_trip_s(world, peer, _SHORT, _trips(half_s))
-    best, last = 0.0, _SHORT
-    for nbytes in _SIZES:
-        expected_s = half_s * nbytes / last  # too much where the latency was most of it
-        if half_s > 2 * latency_s and 2 * expected_s > _SIZE_S / 2:
-            break
-        half_s, last = _half_trip_s(world, peer, nbytes, _trips(expected_s)), nbytes
-        best = max(best, nbytes / half_s)
-    world.comm.Send(_END, peer)
-    return latency_s, best
-
-
-def _trips(half_s: float) -> int:
-    """Return how many round trips there is time for."""
-    return max(2, min(_TRIPS, int(_SIZE_S / (2 * half_s))))
-
-
-def _half_trip_s(world: World, peer: int, nbytes: int, trips: int) -> float:
-    """Announce some round trips, make them, and return half of the shortest."""
-    from gridnn.comm.align import compare
-
-    world.comm.Send(np.array([nbytes, trips], np.int64), peer)
-    out, back = np.zeros(nbytes, np.uint8), np.zeros(nbytes, np.uint8)
-
-    def trip() -> float:
-        world.comm.Send(out, peer)
-        world.comm.Recv(back, peer)
-        return 0.0  # nobody's clock is read: only how long it took counts
-
-    return compare(time.perf_counter, trip, trips).uncertainty_s
-
-
-def _answer_neighbour(world: World, peer: int) -> None:
-    """Send back what comes until nothing more is announced."""
-    announced = np.zeros(2, np.int64)
-    while True:
-        world.comm.Recv(announced, peer)
-        nbytes, trips = (int(number) for number in announced)
-        if not trips:
-            return
-        array = np.zeros(nbytes, np.uint8)
-        for _ in range(trips):
-            world.comm.Recv(array, peer)
-            world.comm.Send(array, peer)
 
 
 def _first_line() -> bytes:
@@ -192,6 +130,20 @@ def _take(gpu: Found, local: int | None) -> Taken:
         return None, 0, f"device {index}: {error}"
     except Exception as error:  # CuPy's own classes: no context, no memory, a device that others hold alone
         return None, 0, f"device {index} cannot be used: {error}"
+
+
+def _opened(taken: Taken) -> tuple[Taken, Engine | None]:
+    """Return an engine of the device that was taken, as a run would have it; None where there is none, or it fails."""
+    index, _, _ = taken
+    if index is None:
+        return taken, None
+    from gridnn.compute.gpu.device import CupyDevice
+    from gridnn.compute.gpu.engine import Engine
+
+    try:
+        return taken, Engine(CupyDevice(index))
+    except GridnnError as error:
+        return (None, 0, str(error)), None
 
 
 def _rank_on_host(world: World) -> int:
@@ -261,6 +213,32 @@ def _mpi_facts(world: World, environment: Mapping[str, str]) -> Facts:
         "threading": levels.get(MPI.Query_thread(), "multiple"), "cuda": device_support(environment)._asdict(),
         "threads": next((max(1, int(word)) for word in said if word.isdecimal()), share),
     }  # fmt: skip
+
+
+def _tried(
+    world: World, engine: Engine | None, request: Mapping[str, Any], report: Facts, announce: Callable[..., None],
+    left_s: float,
+) -> Facts:  # fmt: skip
+    """Return what a run would use, and what came of trying it.  Collective."""
+    from gridnn.comm.attempts import attempt, nothing_tried
+
+    ranks = report["ranks"]
+    use = _use(request, ranks)
+    if use["error"]:
+        return nothing_tried(use, "what was asked for cannot be had")
+    if use["device"] == "cpu" or engine is None:
+        return nothing_tried(use, f"arrays are in host memory ({use['why'].split(',')[0]})")
+    if world.size == 1:
+        return nothing_tried(use, "there is one rank, which sends nothing")
+    announce("", MEASURING, request.get("limit_s", _LIMIT_S), report)
+    return attempt(world, engine, request["transport"], ranks, use, announce, left_s)
+
+
+def _announce(
+    tell: Callable[[Facts], None], rank: int, name: str, words: str, within_s: float, found: Facts
+) -> None:  # fmt: skip
+    """Tell what is tried next, within how many seconds, and what is new of the report so far."""
+    tell({"stage": words, "trying": name, "within_s": within_s, "rank": rank, "so_far": found})
 
 
 def _use(request: Mapping[str, str], ranks: list[Facts]) -> Facts:

@@ -2,13 +2,22 @@
 
     transport   arrays are   a message is                          `ready`                     `landed`
     Host        on the host  the array, packed where it has gaps   nothing to wait for         the message itself
-    Staged      on a device  a copy of it on the host              waits for the device        copied to the device
+    Staged      on a device  a copy of it in pinned host memory    waits for the device        copied to the device
     Aware       on a device  the array, packed where it has gaps   waits for the device        the message itself
     Direct      on a device  the array, packed where it has gaps   nothing to wait for         the message itself
 
 MPI reads what it is given at once and knows nothing of streams, so what a device computes must be done before a message
-is posted, and what it still reads must be read before one is received into its place: here, and nowhere else, a rank
-waits for its device on behalf of messages.  `Direct` never does: who carries its messages past MPI waits on the device.
+is posted, and what it still reads must be read before one is received into its place: in `_computed_so_far`, and
+nowhere else, a rank waits for its device on behalf of messages.  `Direct` never does: who carries its messages past MPI
+waits on the device.
+
+    what waits, once                       Staged                            Aware
+    an exchange with neighbours            for the copy of all departures    for all that is packed, before it receives
+    a rank of it that only receives        if both buffers are under way     for what was where it receives
+    a sum, a gather, a share of either     for the copy                      for what is given
+
+Copies in both directions are on the stream of what is computed: what is sent was computed there last, and what is
+received is read there next, so a stream of their own would wait for it, and be waited for, at both ends.
 
 What a transport makes of one exchange with all neighbours is a `Load` (`gridnn.comm.load`).
 """
@@ -16,14 +25,15 @@ What a transport makes of one exchange with all neighbours is a `Load` (`gridnn.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
-import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from gridnn.comm.load import Kept, Load, Path, Spare, Together
-from gridnn.compute.cpu.memory import Memory, innermost
+from gridnn.comm.load import Kept, Load, Path, Together
+from gridnn.comm.staging import Staging
+from gridnn.compute.cpu.memory import Memory, innermost, shaped
 from gridnn.compute.gpu.engine import Engine
 from gridnn.compute.gpu.pieces import packable
 from gridnn.compute.interface import Memory as Source
@@ -34,8 +44,6 @@ if TYPE_CHECKING:
     from gridnn.comm.trail import Entry
 
 Array = NDArray[Any]
-BUFFERS = 2
-"""Of a path and direction, that are made before one is waited for: one is filled while the device reads the other."""
 
 
 class Transport(Protocol):
@@ -52,16 +60,34 @@ class Transport(Protocol):
     waits: bool
     capturable: bool
 
-    def room(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
-        """Return an array (N, C, *S), channels innermost, that MPI may write a message into."""
+    def room(self, shape: Sequence[int], dtype: DTypeLike, at_once: bool = True) -> Array:
+        """Return an array (N, C, *S), channels innermost, that MPI may write a message into.
+
+        Parameters
+        ----------
+        at_once
+            Else MPI writes only after a `ready`, or a `share`, of something that is not empty, which waits for both.
+        """
         ...
 
     def ready(self, parts: Sequence[Array]) -> list[Array]:
         """Return parts of arrays as contiguous messages that MPI may read, of shape (N, *S, C)."""
         ...
 
+    def share(self, array: Array, own: slice) -> Array:
+        """Return a message of a flat array's size that MPI may read a part of, and write the others."""
+        ...
+
     def landed(self, message: Array) -> Array:
         """Return an array from `room`, once it is received, where the rank computes."""
+        ...
+
+    def release(self, messages: Sequence[Array]) -> None:
+        """Let go of messages and rooms, or parts of them: MPI neither reads nor writes them any more."""
+        ...
+
+    def close(self, orderly: bool) -> None:
+        """Let go of memory that is kept for messages; `orderly`, unless MPI may still use some."""
         ...
 
     def elsewhere(self, array: Array) -> bool:
@@ -93,7 +119,7 @@ class Host:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
 
-    def room(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+    def room(self, shape: Sequence[int], dtype: DTypeLike, at_once: bool = True) -> Array:
         """Return an array of the rank's memory."""
         return self._memory.empty(shape, dtype)
 
@@ -101,9 +127,20 @@ class Host:
         """Return each part itself where it is contiguous, else a copy."""
         return [_packed(part, self._memory) for part in parts]
 
+    def share(self, array: Array, own: slice) -> Array:
+        """Return the array."""
+        (message,) = self.ready([array])
+        return message
+
     def landed(self, message: Array) -> Array:
         """Return the message."""
         return message
+
+    def release(self, messages: Sequence[Array]) -> None:
+        """Do nothing: they are arrays as all others."""
+
+    def close(self, orderly: bool) -> None:
+        """Do nothing: nothing is kept."""
 
     def elsewhere(self, array: Array) -> bool:
         """Return False."""
@@ -142,10 +179,17 @@ class OnDevice(Host):
     Parameters
     ----------
     memory
-        Of the host, for what is there: messages, losses, norms.
+        Of the host, for what is there: messages, losses.
     engine
         Of the device.
+
+    Attributes
+    ----------
+    packs_first
+        Whether departures are packed before MPI is told where arrivals go: one wait is for both.
     """
+
+    packs_first = False
 
     def __init__(self, memory: Memory, engine: Engine) -> None:
         super().__init__(memory)
@@ -159,18 +203,25 @@ class OnDevice(Host):
         kept = self._kept.get(path)
         if kept is None:
             kept = self._kept[path] = Kept(self.engine, path)
-        return Together(self, path, dtype, kept)
+        return Together(self, path, dtype, kept, own)
 
-    def buffer(self, kept: Kept, dtype: DTypeLike) -> Array:
-        """Return a flat buffer that MPI may write all arrivals into."""
+    def buffer(self, elements: int, dtype: DTypeLike, at_once: bool) -> Array:
+        """Return a flat buffer that MPI may write all arrivals into: at once, or when something was `computed`."""
         raise AssertionError("a transport says where its buffers are")
 
-    def computed(self, kept: Kept, packed: Array) -> Array:
+    def computed(self, packed: Array) -> Array:
         """Return a buffer that MPI may read, of what is packed on the device."""
         raise AssertionError("a transport says what MPI may read")
 
-    def give_back(self, spare: Spare, buffer: Array) -> None:
-        """Take a buffer that MPI does not use any more."""
+    def _computed_so_far(self, array: Array | None = None, copy: Array | None = None) -> None:
+        """Wait until the device has done all that it was told, a copy of a contiguous array to the host with it.
+
+        The one place where the host waits for a device on behalf of messages.
+        """
+        if array is None:
+            self.engine.synchronize()
+        else:
+            self.engine.device.to_host(array, copy)
 
     def _beside(self, parts: Sequence[Array]) -> list[Array]:
         """Return each part itself where it is contiguous, else a copy beside it."""
@@ -183,71 +234,94 @@ class Staged(OnDevice):
 
     def __init__(self, memory: Memory, engine: Engine) -> None:
         super().__init__(memory, engine)
-        self._waits = 0
+        self.staging = Staging(engine.device.pinned, self._computed_so_far)
+
+    def room(self, shape: Sequence[int], dtype: DTypeLike, at_once: bool = True) -> Array:
+        """Return pinned memory of the host."""
+        return shaped(self.buffer(prod(shape), dtype, at_once), shape)
 
     def ready(self, parts: Sequence[Array]) -> list[Array]:
         """Return copies on the host, made when the device has computed the parts."""
-        engine = self.engine
-        return [innermost(engine.give(p)) if engine.holds(p) else _packed(p, self._memory) for p in parts]
+        holds = self.engine.holds
+        return [self._copy(p) if holds(p) else _packed(p, self._memory) for p in parts]
+
+    def share(self, array: Array, own: slice) -> Array:
+        """Return pinned memory of the host, where the part is copied to."""
+        if not self.elsewhere(array):
+            return super().share(array, own)
+        part = array[own]
+        message = self.buffer(array.size, array.dtype, at_once=not part.size)
+        if part.size:
+            self._computed_so_far(part, message[own])
+        return message
 
     def landed(self, message: Array) -> Array:
         """Return a copy on the device."""
+        self.staging.reads(message)
         found: Array = self.engine.take(message)
         return found
+
+    def release(self, messages: Sequence[Array]) -> None:
+        """Keep them for others: MPI is done with them, a copy to the device may go on."""
+        self.staging.release(messages)
+
+    def close(self, orderly: bool) -> None:
+        """Let go of pinned memory; where MPI may still write, it is the end of the process that does."""
+        if orderly:
+            self.staging.close()
 
     def elsewhere(self, array: Array) -> bool:
         """Return whether an array is on the device."""
         return self.engine.holds(array)
 
-    def buffer(self, kept: Kept, dtype: DTypeLike) -> Array:
-        """Return memory of the host."""
-        return self._borrowed(kept.spare[1], kept.arrivals.elements, dtype)
+    def buffer(self, elements: int, dtype: DTypeLike, at_once: bool) -> Array:
+        """Return pinned memory of the host."""
+        return self.staging.lend(elements, dtype, at_once)
 
-    def computed(self, kept: Kept, packed: Array) -> Array:
+    def computed(self, packed: Array) -> Array:
         """Return a copy on the host, made when the device has packed it."""
-        host = self._borrowed(kept.spare[0], packed.size, packed.dtype)
-        self.engine.device.to_host(packed, host)
-        self._waits += 1
-        return host
+        return self._copy(packed)
 
-    def give_back(self, spare: Spare, buffer: Array) -> None:
-        """Keep a buffer for the next exchange of its path: MPI is done with it, a copy to the device may go on."""
-        spare.append((buffer, self._waits))
+    def _copy(self, part: Array) -> Array:
+        """Return a contiguous copy on the host (N, *S, C); for one without elements nobody waits."""
+        message = innermost(self.engine.fitted(part))
+        copy = self.buffer(message.size, message.dtype, at_once=False).reshape(message.shape)
+        if message.size:
+            self._computed_so_far(message, copy)
+        return copy
 
-    def _borrowed(self, spare: Spare, elements: int, dtype: DTypeLike) -> Array:
-        """Return a buffer of the host that nobody reads or writes: one of a done exchange, or a new one."""
-        fitting = [i for i, (buffer, _) in enumerate(spare) if buffer.dtype == dtype]
-        if not fitting or (len(fitting) < BUFFERS and spare[fitting[0]][1] == self._waits):
-            return self.engine.device.pinned(elements * np.dtype(dtype).itemsize).view(dtype)
-        buffer, waits = spare.pop(fitting[0])  # the one let go of first
-        if waits == self._waits:  # nobody has waited since
-            self.engine.synchronize()
-            self._waits += 1
-        return buffer
+    def _computed_so_far(self, array: Array | None = None, copy: Array | None = None) -> None:
+        """Wait, and let what was copied from be written again."""
+        super()._computed_so_far(array, copy)
+        self.staging.waited()
 
 
 class Aware(OnDevice):
     """Messages are on the device too: for an MPI that reads and writes a device's memory."""
 
-    def room(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
-        """Return an array of the device that nothing reads any more."""
-        buffer: Array = self.engine.empty(shape, dtype)
-        self.engine.synchronize()  # a kernel under way may read what was there before
-        return buffer
+    packs_first = True
+
+    def room(self, shape: Sequence[int], dtype: DTypeLike, at_once: bool = True) -> Array:
+        """Return an array of the device that nothing reads any more, or will not when MPI writes."""
+        room: Array = self.engine.empty(shape, dtype)
+        if at_once:  # a kernel under way may read what was there before
+            self._computed_so_far()
+        return room
 
     def ready(self, parts: Sequence[Array]) -> list[Array]:
         """Return each part itself where it is contiguous, else a copy beside it; they are computed."""
         found = self._beside(parts)
-        self.engine.synchronize()
+        if any(part.size for part in parts):
+            self._computed_so_far()
         return found
 
-    def buffer(self, kept: Kept, dtype: DTypeLike) -> Array:
-        """Return memory of the device that nothing reads any more."""
-        return self.room((kept.arrivals.elements,), dtype)
+    def buffer(self, elements: int, dtype: DTypeLike, at_once: bool) -> Array:
+        """Return memory of the device that nothing reads any more, or will not when MPI writes."""
+        return self.room((elements,), dtype, at_once)
 
-    def computed(self, kept: Kept, packed: Array) -> Array:
+    def computed(self, packed: Array) -> Array:
         """Return what is packed, when it is."""
-        self.engine.synchronize()
+        self._computed_so_far()
         return packed
 
 
@@ -269,7 +343,7 @@ class Direct(OnDevice):
         super().__init__(memory, engine)
         self._carrier = carrier
 
-    def room(self, shape: Sequence[int], dtype: DTypeLike) -> Array:
+    def room(self, shape: Sequence[int], dtype: DTypeLike, at_once: bool = True) -> Array:
         """Return an array of the device."""
         made: Array = self.engine.empty(shape, dtype)
         return made
@@ -278,11 +352,11 @@ class Direct(OnDevice):
         """Return each part itself where it is contiguous, else a copy beside it."""
         return self._beside(parts)
 
-    def buffer(self, kept: Kept, dtype: DTypeLike) -> Array:
+    def buffer(self, elements: int, dtype: DTypeLike, at_once: bool) -> Array:
         """Return memory of the device."""
-        return self.room((kept.arrivals.elements,), dtype)
+        return self.room((elements,), dtype)
 
-    def computed(self, kept: Kept, packed: Array) -> Array:
+    def computed(self, packed: Array) -> Array:
         """Return what is packed, or will be."""
         return packed
 

@@ -15,10 +15,12 @@ import time
 
 import numpy as np
 
+from gridnn.comm.cuda_aware import Choice
 from gridnn.comm.links import LOOK_S, MOVES, said
 from gridnn.comm.nccl import Nccl
 from gridnn.comm.world import World
 from gridnn.compute.gpu.device import Device
+from gridnn.errors import InputError
 
 TRIAL_S = 60.0
 """Seconds of a trial: thousands of ranks take tens of them to connect."""
@@ -58,6 +60,29 @@ def tried(world: World, device: Device, nccl: Nccl, limit_s: float = TRIAL_S) ->
     # Where one fails the others wait for it: that says less.
     first = next((rank for rank in failed if not told[rank].startswith(LATE)), failed[0])
     return f"rank {first}: {told[first]}"
+
+
+def instead(asked: str, wrong: str) -> Choice:
+    """Return how arrays of devices travel where NCCL was chosen and a trial of it failed; the same on all ranks.
+
+    Parameters
+    ----------
+    asked
+        The transport that the user asked for; with "auto" messages go by the host.
+    wrong
+        What `tried` found.
+
+    Raises
+    ------
+    InputError
+        Where NCCL was asked for.
+    """
+    words = f"NCCL is here and does not work between these ranks ({wrong})"
+    if asked == "nccl":
+        error = InputError(f"{words}; NCCL_DEBUG=WARN says more, comm.transport = 'staged' goes without it")
+        error.everywhere = True
+        raise error
+    return Choice("gpu", "staged", words)
 
 
 def _summed(

@@ -26,7 +26,7 @@ from gridnn.comm.cuda_aware import Choice as Way
 from gridnn.comm.cuda_aware import Means, choose_transport
 from gridnn.comm.nccl import open_nccl
 from gridnn.comm.transport import Aware, Direct, Staged
-from gridnn.comm.trial import tried
+from gridnn.comm.trial import instead, tried
 from gridnn.comm.world import World, device_support
 from gridnn.compute.cpu.choice import Choice, read_choices, write_choices
 from gridnn.compute.cpu.engine import Engine as CpuEngine
@@ -150,6 +150,7 @@ def _on_device(
     )  # fmt: skip
     transport = Aware if way.transport == "cuda-mpi" else Staged
     world.memory, world.transport = engine.memory, transport(world.memory, engine)
+    world.also_close(world.transport.close)
     engine.said, device.graphs = (f"transport {way.transport}: {way.why}", *said), compute.graphs
     return engine
 
@@ -175,12 +176,8 @@ def _hand_on(world: World, engine: GpuEngine, host: Memory, asked: str) -> None:
     if not wrong:
         world.transport = Direct(host, engine, nccl)
         return
-    words = f"NCCL is here and does not work between these ranks ({wrong})"
-    if asked == "nccl":
-        error = InputError(f"{words}; NCCL_DEBUG=WARN says more, comm.transport = 'staged' goes without it")
-        error.everywhere = True
-        raise error
-    engine.said = (f"transport staged: {words}", *engine.said[1:])
+    way = instead(asked, wrong)
+    engine.said = (f"transport {way.transport}: {way.why}", *engine.said[1:])
 
 
 def _know_choices(world: World, engine: GpuEngine, kept: Path | None) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from gridnn.comm.probe import measure_neighbours, memory_of_host
+from gridnn.comm.neighbours import measure_neighbours
+from gridnn.comm.probe import memory_of_host
 from gridnn.comm.world import World
 from tests.support.launch import ROOT
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,34 @@ def test_a_process_that_hangs_is_ended(tmp_path: Path) -> None:
         os.kill(int(path.read_text()), 0)
 
 
+BEGUN = """
+def tell(**what): os.write(int(sys.argv[1]), json.dumps(what).encode() + b"\\n")
+tell(stage="messages were measured", trying="", within_s=9, rank=1, so_far={"ranks": [], "use": "auto"})
+before = {"nccl": {"tried": True, "why": ""}, "links": {"tried": False, "why": "later"}}
+tell(stage="links were tried", trying="links", within_s=1.5, rank=1, so_far={"tried": before, "use": "nccl"})
+"""
+
+
+def test_what_was_found_before_an_attempt() -> None:
+    """In which the process died, or that came to no end: it is told, with what became of the attempt."""
+    died = asked(BEGUN + "print('odd', flush=True); os._exit(9)")
+    assert (died.died, died.cut, died.rank, died.error, died.others_s) == (True, "links", 1, "", 1.5)
+    assert died.report is not None
+    assert died.report["ranks"] == [] and died.report["use"] == "nccl"
+    assert died.report["tried"]["nccl"] == {"tried": True, "why": ""}
+    why = "the process that was to try it ended with exit code 9; it said:\n  odd"
+    assert died.report["tried"]["links"] == {"tried": True, "why": why}
+    started_s = time.monotonic()
+    late = asked(BEGUN + "time.sleep(1000)")
+    assert time.monotonic() - started_s < 10 and not late.died and late.report is not None
+    assert late.report["tried"]["links"]["why"] == "no answer within 1.5 s"
+    short = asked(BEGUN.replace("1.5", "60") + "time.sleep(1000)", limit_s=1.0)
+    assert short.report is not None and short.report["tried"]["links"]["why"] == "no answer within 1 s"
+    assert asked(BEGUN.split("before")[0] + "os._exit(9)").error.endswith(
+        "while messages were measured; it said nothing"
+    ), "nothing was tried yet"
+
+
 # What is judged, and in which words --------------------------------------------------------------
 
 
@@ -69,13 +97,24 @@ def on_gpu(number: int, host: str = "a") -> dict[str, Any]:
     return rank(host, gpu=gpu | {"taken": number, "free_bytes": 70 << 30, "failed": ""})
 
 
-def report(ranks: list[dict[str, Any]], links: Sequence[tuple[float, float]] = (), **use: str) -> Answer:
-    made = [
-        {"ranks": [at, at + 1], "latency_s": late, "bytes_per_s": rate}
-        for at, (late, rate) in enumerate(links)
-    ]
+def report(
+    ranks: list[dict[str, Any]], links: Sequence[tuple[float, float]] = (),
+    device_links: Sequence[tuple[float, float]] = (), tried: Mapping[str, str] | None = None, **use: str,
+) -> Answer:  # fmt: skip
+    """What ranks found; of what was `tried`, what is wrong."""
+    made, of_devices = (
+        [
+            {"ranks": [at, at + 1], "latency_s": late, "bytes_per_s": rate}
+            for at, (late, rate) in enumerate(some)
+        ]
+        for some in (links, device_links)
+    )
     chosen = {"device": "cpu", "transport": "host", "why": "so", "error": ""} | use
-    return Answer({"ranks": ranks, "links": made, "use": chosen}, 0)
+    not_tried = {name: {"tried": False, "why": "no reason"} for name in ("nccl", "links", *OPERATIONS)}
+    told = not_tried | {name: {"tried": True, "why": why} for name, why in (tried or {}).items()}
+    return Answer(
+        {"ranks": ranks, "links": made, "use": chosen, "tried": told, "device_links": of_devices}, 0
+    )
 
 
 def test_nothing_is_wrong() -> None:
@@ -157,6 +196,49 @@ def test_gpus_in_words() -> None:
     in_part = rank(cuda={"operations": list(OPERATIONS[:2]), "why": "it says yes"})
     assert any(
         "non-blocking collectives no" in line for line in lines(report([in_part]), judge(report([in_part])))
+    )
+
+
+def test_what_was_tried() -> None:
+    """What a run would use and what fails is wrong; what it would not use is worth a note; NCCL had its say before."""
+    two = [on_gpu(0), on_gpu(1)]
+    fine = dict.fromkeys(("nccl", "links", *OPERATIONS), "")
+    given = report(two, [(1e-6, 1e9)], [(2e-5, 1e8)], fine, transport="nccl", device="gpu")
+    assert judge(given) == ((), ())
+    said = "\n".join(lines(given, judge(given)))
+    assert "GPU links   inside a host: latency 20.00 us, 95.4 MiB/s" in said
+    assert (
+        "tried       NCCL, arrays of GPUs by nccl, device memory given to MPI in messages, blocking collectives, "
+        "non-blocking collectives: works\n"
+    ) in said
+    dead = {"messages": "", "blocking collectives": "it was killed; it said:\n  odd"}
+    given = report(two, tried=dead, transport="cuda-mpi", device="gpu")
+    verdict = judge(given)
+    assert verdict.notes == () and len(verdict.problems) == 1
+    assert verdict.problems[0].startswith(
+        'a run would take transport cuda-mpi, which fails (comm.transport = "staged"'
+    )
+    said = "\n".join(lines(given, verdict))
+    assert "device memory given to MPI in blocking collectives: fails: it was killed\n" in said
+    assert "device memory given to MPI in messages: works\n" in said
+    assert (
+        "NCCL, arrays of GPUs by cuda-mpi, device memory given to MPI in non-blocking collectives: not tried: "
+        in said
+    )
+    verdict = judge(report(two, tried=dead, transport="staged", device="gpu"))
+    assert verdict.problems == () and "no matter to a run, which takes transport staged" in verdict.notes[0]
+    verdict = judge(report(two, tried={"nccl": "rank 0: no", "links": ""}, transport="staged", device="gpu"))
+    assert verdict == ((), ()), "the transport says why"
+    verdict = judge(report(two, tried={"nccl": "no answer"}, transport="nccl", device="gpu"))
+    assert "NCCL: no answer" in verdict.problems[0]
+    verdict = judge(report(two, tried={"links": "odd"}, transport="staged", device="gpu"))
+    assert verdict.problems == (
+        "a run would take transport staged, which fails: arrays of GPUs by staged: odd",
+    )
+    slow = [(1e-6, 1e9), (9e-6, 1e9), (1e-6, 1e9)]
+    verdict = judge(report([on_gpu(0)] * 4, device_links=slow, transport="nccl", device="cpu"))
+    assert verdict.notes == (
+        "ranks 1-2 (a): 9 times the latency of links like theirs, for arrays of GPUs by nccl",
     )
 
 

@@ -16,6 +16,8 @@ import pytest
 
 from gridnn.cli import main
 from gridnn.comm import cuda_aware
+from tests.support import shim
+from tests.support.gpus import run_doctor
 from tests.support.launch import ROOT, run_ranks
 from tests.support.slurm import Cluster, cluster, missing
 
@@ -52,6 +54,10 @@ def test_what_a_run_would_find(ranks: int) -> None:
     assert [link["ranks"] for link in found["links"]] == [[at, at + 1] for at in range(size - 1)]
     for link in found["links"]:
         assert 0 < link["latency_s"] < 1 and 1e3 < link["bytes_per_s"] < 1e12
+    assert set(found["tried"]) == {"nccl", "links", *cuda_aware.OPERATIONS}
+    if found["use"]["device"] == "cpu":
+        assert not any(what["tried"] for what in found["tried"].values()) and found["device_links"] == []
+        assert all("no rank has a GPU" in what["why"] for what in found["tried"].values())
     assert found["use"]["device"] and found["use"]["transport"] in (*cuda_aware.TRANSPORTS, "host")
     crowded = [note for note in found["notes"] if "lower OMP_NUM_THREADS" in note]
     assert len(crowded) == (size > len(os.sched_getaffinity(0)))
@@ -72,6 +78,7 @@ def test_rank_0_speaks_once() -> None:
         "GPUs",
         "device",
         "transport",
+        "tried",
     ):
         assert labels.count(label) == 1, done.stdout
     assert done.stdout.splitlines()[-1] == "verdict     a run can start here"
@@ -162,6 +169,74 @@ def test_a_rank_that_never_answers(tmp_path: Path) -> None:
     assert time.monotonic() - started_s < 20
     assert done.returncode != 0  # 1, or that of a launcher which ended the others
     assert done.stdout.count("no answer within 5 s, while ranks were asked") == 1, done.stdout + done.stderr
+
+
+# GPUs: those of the tests (`tests.support.gpus`) ---------------------------------------------------
+
+needs_kernels = pytest.mark.skipif(
+    shim.CXX is None, reason="g++ is not there; with it kernels run on the CPU"
+)
+SOON = "from gridnn.comm import attempts; attempts.CLASS_S = 3.0"
+"""An attempt is waited for so long."""
+DIES_IN = (
+    SOON
+    + """
+import signal
+from gridnn.comm.carrier import Mpi
+honest = Mpi.share
+def dies(*arguments):
+    if rank in {ranks}:
+        print("a library", "says", flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return honest(*arguments)
+Mpi.share = dies
+"""
+)
+KILLED = "the process that was to try it was killed by SIGSEGV; it said:\n  a library says"
+TRIED = "device memory given to MPI in"
+
+
+@needs_kernels
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_gpus_are_tried(tmp_path: Path, ranks: int) -> None:
+    found = answer(run_doctor(tmp_path, ranks, "--json"))
+    assert [rank["gpu"]["taken"] for rank in found["ranks"]] == list(range(ranks))
+    assert [link["ranks"] for link in found["device_links"]] == [[at, at + 1] for at in range(ranks - 1)]
+    if ranks == 1:
+        why = "there is one rank, which sends nothing"
+        assert {(what["tried"], what["why"]) for what in found["tried"].values()} == {(False, why)}
+    else:
+        assert found["use"]["transport"] == "nccl"
+        assert {(what["tried"], what["why"]) for what in found["tried"].values()} == {(True, "")}
+
+
+@needs_kernels
+def test_mpi_that_dies_of_device_memory_on_one_rank(tmp_path: Path) -> None:
+    """The report comes all the same: of the rank that died what only that one knows, and rank 0 tells all."""
+    done = run_doctor(tmp_path, 2, "--transport", "staged", deed=DIES_IN.format(ranks=(1,)))
+    said = done.stdout
+    assert (done.returncode, done.stderr) == (0, ""), said + done.stderr
+    died = f"rank 1: {TRIED} blocking collectives: {KILLED.splitlines()[0]}"
+    assert said.count(died) == 1 and said.count("a library says") == 1, said
+    assert f"{TRIED} blocking collectives: fails: no answer within 3 s\n" in said
+    assert f"arrays of GPUs by staged, {TRIED} messages: works\n" in said
+    assert f"{TRIED} non-blocking collectives: not tried: it did not come to that\n" in said
+    assert said.count("GPU links   inside a host: latency") == 1 == said.count("ranks       2 on 1 host")
+    assert said.count("verdict     a run can start here") == 1, "it would not give it to MPI"
+
+
+@needs_kernels
+def test_mpi_that_dies_of_device_memory_everywhere(tmp_path: Path) -> None:
+    """One object, though the launcher ends all ranks; a run would die of it too."""
+    done = run_doctor(
+        tmp_path, 2, "--json", "--transport", "cuda-mpi", takes="part", deed=DIES_IN.format(ranks=(0, 1))
+    )
+    found = json.loads(done.stdout)
+    assert done.returncode != 0 and not found["ok"]
+    assert found["tried"]["messages"] == {"tried": True, "why": ""}
+    assert found["tried"]["blocking collectives"] == {"tried": True, "why": KILLED}
+    assert len(found["problems"]) == 1
+    assert "a run would take transport cuda-mpi, which fails" in found["problems"][0]
 
 
 # Slurm -------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 
 from gridnn.commands.doctor.ask import LIMIT_S, Answer, ask
 from gridnn.commands.doctor.judge import Verdict, judge
-from gridnn.commands.doctor.words import lines
+from gridnn.commands.doctor.words import cut_lines, lines
 from gridnn.commands.words import Say, add_json, parser
 from gridnn.train.guard import RANK_VARIABLES
 
@@ -27,6 +27,7 @@ FORMAT, VERSION = "gridnn-doctor", 1
 WRONG_CODE = 1
 _TRANSPORTS, _DEVICES = ("auto", "nccl", "staged", "cuda-mpi"), ("auto", "cpu", "gpu")
 _FIRST_S = 1.0  # that rank 0 has to say what all ranks would say
+_BEHIND_S = 5.0  # that it may come to the end of its patience behind the others
 _EXAMPLES = """\
   gridnn doctor                                  this process alone
   mpiexec -n 4 gridnn doctor                     as mpiexec -n 4 gridnn train would find it
@@ -36,7 +37,8 @@ _EXAMPLES = """\
 exit codes:
   0  a run can start here; lines that begin with "note" are worth reading
   1  a run would fail: MPI does not start or does not see the other ranks, ranks have different versions
-     of gridnn or MPI, or the device or transport that was asked for cannot be had
+     of gridnn or MPI, the device or transport that was asked for cannot be had, or what a run would use fails
+     when it is tried
   2  the command was not understood
 """
 
@@ -56,7 +58,9 @@ def main(argv: Sequence[str], say: Say, environment: Mapping[str, str]) -> int:
         if answer.died and not first:
             answer = answer._replace(error=f"rank {number}: {answer.error}")
         verdict = judge(answer)
-        if _speaks(answer, first):
+        if answer.cut and answer.rank != 0:
+            _wait_for_others(answer, None if arguments.json else say)
+        elif _speaks(answer, first):
             for line in [_json(answer, verdict)] if arguments.json else lines(answer, verdict):
                 say(line)
     return WRONG_CODE if verdict.problems else 0
@@ -74,8 +78,21 @@ def _speaks(answer: Answer, first: bool) -> bool:
     return first or answer.died or (answer.rank is not None and answer.facts is None)
 
 
+def _wait_for_others(answer: Answer, say: Say | None) -> None:
+    """Leave the report to rank 0, say what only this rank knows, and stay: launchers end all ranks when one is gone.
+
+    Where the process of this rank died in an attempt that of rank 0 waits for it, until its time is over.
+    """
+    time.sleep(_FIRST_S)  # in which rank 0 speaks, and all are ended, where its process met the same
+    if answer.died and say is not None:
+        for line in cut_lines(answer):
+            say(line)
+    time.sleep(answer.others_s if answer.died else _BEHIND_S)
+
+
 def _json(answer: Answer, verdict: Verdict) -> str:
-    report = answer.report or {"ranks": [answer.facts] if answer.facts else [], "links": [], "use": None}
+    alone = {"ranks": [answer.facts] if answer.facts else [], "links": [], "use": None}
+    report = answer.report or alone | {"tried": {}, "device_links": []}
     found = {"format": FORMAT, "version": VERSION, "ok": not verdict.problems, **verdict._asdict(), **report}
     return json.dumps(found, indent=1)
 
@@ -91,7 +108,8 @@ def _parse(argv: Sequence[str], quiet: bool) -> argparse.Namespace:
     words = parser(
         "doctor",
         "Say what a run would find: ranks and where they are, cores, memory, MPI and whether it takes memory of GPUs, "
-        "GPUs and NCCL, latency and bandwidth between neighbouring ranks; what it would use, and what is wrong.",
+        "GPUs and NCCL, latency and bandwidth between neighbouring ranks; what it would use, what of that works when "
+        "it is tried, and what is wrong.",
         _EXAMPLES,
     )
     add = words.add_argument

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import IO, Any, NamedTuple
 
 PROGRAM = (sys.executable, "-m", "gridnn.comm.probe")
@@ -39,6 +40,11 @@ class Answer(NamedTuple):
         The program ended by itself without an answer.
     facts : dict or None
         What this process alone found, where that is all there is.
+    cut : str
+        The attempt in whose midst the program came to its end, or to nothing: `report` is what was found before, with
+        what became of it; "" for none.
+    others_s : float
+        Then, seconds within which other ranks say so, too: they wait for this one.
     """
 
     report: dict[str, Any] | None
@@ -46,6 +52,32 @@ class Answer(NamedTuple):
     error: str = ""
     died: bool = False
     facts: dict[str, Any] | None = None
+    cut: str = ""
+    others_s: float = 0.0
+
+
+class Heard(NamedTuple):
+    """What a program told before it ended or the time did.
+
+    Parameters
+    ----------
+    stage : str
+        What it did last, in the words of "it stopped while ...".
+    found : dict or None
+        Its answer.
+    so_far : mapping
+        What it had found before an attempt, empty without one.
+    attempt : mapping
+        The last it announced.
+    late : bool
+        It did not come to the end of that in its time.
+    """
+
+    stage: str = "it started"
+    found: dict[str, Any] | None = None
+    so_far: Mapping[str, Any] = MappingProxyType({})
+    attempt: Mapping[str, Any] = MappingProxyType({})
+    late: bool = False
 
 
 @contextlib.contextmanager
@@ -66,7 +98,7 @@ def ask(
     """
     deadline_s = time.monotonic() + limit_s
     told = {name: value for name, value in environment.items() if _TOLD.match(name)}
-    request = {"environment": told, "transport": transport, "device": device}
+    request = {"environment": told, "transport": transport, "device": device, "limit_s": limit_s}
     into, out = os.pipe()
     os.set_inheritable(out, True)
     with tempfile.TemporaryFile() as noise, os.fdopen(into, "rb", buffering=0) as answers:
@@ -81,7 +113,8 @@ def ask(
             with contextlib.suppress(BrokenPipeError):  # it died at once; the reason is found below
                 process.stdin.write(json.dumps(request).encode() + b"\n")
                 process.stdin.flush()
-            stage, found = _listen(answers, deadline_s)
+            heard = _listen(answers, deadline_s)
+            found, stage = heard.found, heard.stage
             if found is not None:
                 # Said before it is waited for: a rank that failed is about to end all others, this one included.
                 yield Answer(
@@ -89,12 +122,18 @@ def ask(
                 )
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_LEAVE_S)
-            elif time.monotonic() >= deadline_s:
-                yield Answer(None, error=_late(stage, limit_s))
+            elif heard.late:
+                allowed_s = limit_s if time.monotonic() >= deadline_s else heard.attempt["within_s"]
+                yield _cut(heard, f"no answer within {allowed_s:g} s") or Answer(
+                    None, error=_late(stage, limit_s)
+                )
             else:  # the end of its pipe: it is dead, or about to be
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_LEAVE_S)
-                yield Answer(None, error=_dead(process.poll(), stage, noise), died=True)
+                how, last = _dead(process.poll(), noise)
+                yield _cut(heard, f"{how}; {last}", died=True) or Answer(
+                    None, error=f"{how}, while {stage}; {last}", died=True
+                )
         finally:
             process.kill()
             process.wait()
@@ -110,22 +149,35 @@ def yielding(environment: Mapping[str, str]) -> dict[str, str]:
     return {"MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"} if ranks > cores else {}
 
 
-def _listen(answers: IO[bytes], deadline_s: float) -> tuple[str, dict[str, Any] | None]:
-    """Return the last stage that was told, and the answer; None where the program or the time ended before."""
-    stage, rest = "it started", b""
-    while (left_s := deadline_s - time.monotonic()) > 0:
+def _listen(answers: IO[bytes], deadline_s: float) -> Heard:
+    """Return what a program tells until it answers, or does not come to the end of an attempt, or the time ends."""
+    heard, rest, until_s = Heard(), b"", deadline_s
+    while (left_s := until_s - time.monotonic()) > 0:
         if not select.select([answers], [], [], left_s)[0]:
             break
         more = os.read(answers.fileno(), 1 << 16)
         if not more:
-            break
+            return heard
         *whole, rest = (rest + more).split(b"\n")
         for line in whole:
             told = json.loads(line)
             if "stage" not in told:
-                return stage, told
-            stage = told["stage"]
-    return stage, None
+                return heard._replace(found=told)
+            heard = heard._replace(stage=told["stage"])
+            if "so_far" in told:
+                heard = heard._replace(so_far={**heard.so_far, **told["so_far"]}, attempt=told)
+                until_s = min(deadline_s, time.monotonic() + told["within_s"])
+    return heard._replace(late=True)
+
+
+def _cut(heard: Heard, why: str, died: bool = False) -> Answer | None:
+    """Return what was found before an attempt that came to no end; None where there was none."""
+    name = heard.attempt.get("trying")
+    if not name:
+        return None
+    tried = {**heard.so_far["tried"], name: {"tried": True, "why": why}}
+    report, within_s = {**heard.so_far, "tried": tried}, heard.attempt["within_s"]
+    return Answer(report, heard.attempt["rank"], "", died, cut=name, others_s=within_s)
 
 
 def _late(stage: str, limit_s: float) -> str:
@@ -135,7 +187,8 @@ def _late(stage: str, limit_s: float) -> str:
     )
 
 
-def _dead(status: int | None, stage: str, noise: IO[bytes]) -> str:
+def _dead(status: int | None, noise: IO[bytes]) -> tuple[str, str]:
+    """Return how the program ended, and what it said."""
     noise.seek(0)
     said = [line for line in noise.read().decode(errors="replace").splitlines() if line.strip()]
     how = "ended"
@@ -144,5 +197,5 @@ def _dead(status: int | None, stage: str, noise: IO[bytes]) -> str:
         how = f"was killed by {known.get(-status, f'signal {-status}')}"
     elif status:
         how = f"ended with exit code {status}"
-    last = "; it said:\n  " + "\n  ".join(said[-_LINES:]) if said else "; it said nothing"
-    return f"the process that was to try it {how}, while {stage}{last}"
+    last = "it said:\n  " + "\n  ".join(said[-_LINES:]) if said else "it said nothing"
+    return f"the process that was to try it {how}", last

@@ -28,12 +28,49 @@ def judge(answer: Answer) -> Verdict:
         return Verdict((answer.error,))
     ranks, links, use = (answer.report[name] for name in ("ranks", "links", "use"))
     problems = [use["error"]] if use["error"] else []
+    failed, told = _failed(answer.report)
+    problems += failed
     for name, what in (("gridnn", "gridnn"), ("mpi", "MPI")):
         if len(said := _by(ranks, name)) > 1:
             problems.append(
                 f"ranks have different versions of {what}: {_apart(said)}; start the same one on every host"
             )
-    return Verdict(tuple(problems), (*_notes(ranks, use), *_slow(ranks, links)))
+    notes = (
+        *_notes(ranks, use),
+        *_slow(ranks, links),
+        *_slow(ranks, answer.report["device_links"], use["transport"]),
+    )
+    return Verdict(tuple(problems), (*told, *notes))
+
+
+def _failed(report: Facts) -> tuple[list[str], list[str]]:
+    """Return what failed when it was tried: of what a run would use, and of what it would not."""
+    way, problems, notes = report["use"]["transport"], [], []
+    for name, found in report["tried"].items():
+        words = f"{what_text([name], way)}: {found['why']}"
+        if not (found["tried"] and found["why"]) or (name == "nccl" and way != "nccl"):
+            continue  # where NCCL failed another transport was taken, or none can be
+        if name in ("links", way) or way == "cuda-mpi":
+            instead = "" if way == "staged" else ' (comm.transport = "staged" goes without it)'
+            problems.append(f"a run would take transport {way}, which fails{instead}: {words}")
+        else:
+            notes.append(f"no matter to a run, which takes transport {way or 'none'}: {words}")
+    return problems, notes
+
+
+def what_text(names: Sequence[str], way: str) -> str:
+    """Return what was tried, in words.
+
+    Parameters
+    ----------
+    way
+        How arrays of GPUs travel.
+    """
+    parts = [
+        words for name, words in (("nccl", "NCCL"), ("links", f"arrays of GPUs by {way}")) if name in names
+    ]
+    classes = [name for name in names if name not in ("nccl", "links")]
+    return ", ".join([*parts, *[f"device memory given to MPI in {', '.join(classes)}"] * bool(classes)])
 
 
 def ranks_text(numbers: Sequence[int]) -> str:
@@ -97,8 +134,14 @@ def _notes(ranks: Sequence[Facts], use: Facts) -> list[str]:
     return notes
 
 
-def _slow(ranks: Sequence[Facts], links: Sequence[Facts]) -> list[str]:
-    """Return notes about links that are far slower than others like them: inside hosts, and between them."""
+def _slow(ranks: Sequence[Facts], links: Sequence[Facts], by: str = "") -> list[str]:
+    """Return notes about links that are far slower than others like them: inside hosts, and between them.
+
+    Parameters
+    ----------
+    by
+        How arrays of devices go there; "" for messages of hosts.
+    """
     notes = []
     for inside in (True, False):
         alike = [link for link in links if is_inside(ranks, link) == inside]
@@ -115,6 +158,7 @@ def _slow(ranks: Sequence[Facts], links: Sequence[Facts]) -> list[str]:
                 where = " and ".join(dict.fromkeys(ranks[number]["host"] for number in link["ranks"]))
                 notes.append(
                     f"{ranks_text(link['ranks'])} ({where}): {' and '.join(what)} of links like theirs"
+                    + f", for arrays of GPUs by {by}" * bool(by)
                 )
     return notes
 

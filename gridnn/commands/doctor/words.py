@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from gridnn.commands.doctor.ask import Answer
-from gridnn.commands.doctor.judge import Verdict, is_inside, of_hosts, ranks_text
+from gridnn.commands.doctor.judge import Verdict, is_inside, of_hosts, ranks_text, what_text
 from gridnn.plan.explain.tell import bytes_text
 
 Facts = dict[str, Any]
@@ -39,6 +39,9 @@ def lines(answer: Answer, verdict: Verdict) -> list[str]:
             )
             found += _line("device", f"{use['device']}{said}")
             found += _line("transport", f"{use['transport']}: {use['why']}")
+        if answer.report["device_links"]:
+            found += _line("GPU links", *_links(ranks, answer.report["device_links"]))
+        found += _line("tried", *_tried(answer.report))
     elif answer.facts is not None:
         alone = answer.facts
         found += _line("gridnn", f"{alone['gridnn']}, Python {alone['python']}, NumPy {alone['numpy']}")
@@ -46,13 +49,33 @@ def lines(answer: Answer, verdict: Verdict) -> list[str]:
         found += _line("memory", *_memory([alone]))
         found += _gpus([alone])
     for note in verdict.notes:
-        found += _line("note", note)
+        found += _line("note", *note.splitlines())
     for problem in verdict.problems:
         found += _line("wrong", *problem.splitlines())
     return [
         *found,
         *_line("verdict", "a run would fail here" if verdict.problems else "a run can start here"),
     ]
+
+
+def cut_lines(answer: Answer) -> list[str]:
+    """Return what only this rank knows of an attempt in which its process died."""
+    assert answer.report is not None
+    what = what_text([answer.cut], answer.report["use"]["transport"])
+    why = answer.report["tried"][answer.cut]["why"]
+    return list(_line("wrong", *f"rank {answer.rank}: {what}: {why}".splitlines()))
+
+
+def _tried(report: Facts) -> list[str]:
+    """Return what was tried and what came of it, one line for all of which the same is to be said."""
+    way, tried, said = report["use"]["transport"], report["tried"], dict[str, list[str]]()
+    if not any(found["tried"] for found in tried.values()):
+        return [f"nothing between GPUs: {tried['links']['why']}"]
+    for name, found in tried.items():
+        why = found["why"].split("; it said")[0]
+        words = (f"fails: {why}" if why else "works") if found["tried"] else f"not tried: {why}"
+        said.setdefault(words, []).append(name)
+    return [f"{what_text(names, way)}: {words}" for words, names in said.items()]
 
 
 def _line(label: str, *texts: str) -> Iterator[str]:
