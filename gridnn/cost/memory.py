@@ -20,8 +20,9 @@ of edges, workspaces of kernels, the input and target batches, and vectors.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gridnn.geometry.interval import volume
 from gridnn.geometry.layout import Layout
@@ -59,8 +60,27 @@ class MemoryUse:
         return self.parameters_bytes + self.state_bytes + self.arrays_bytes
 
 
+class Moment(NamedTuple):
+    """The worst moment of a step on a rank: where the walk was, and whose arrays are alive.
+
+    Parameters
+    ----------
+    layer, direction : str
+        What was worked for: forward or backward of a layer.
+    arrays : mapping of str to int
+        Bytes alive then, by the layer that made them, the largest first; together `MemoryUse.arrays_bytes`.
+    """
+
+    layer: str
+    direction: str
+    arrays: Mapping[str, int]
+
+
 class _Heap:
     """Sizes of live arrays by who holds them."""
+
+    at = "", ""
+    """Layer and direction that the walk works for."""
 
     def __init__(self) -> None:
         self.sizes: dict[str, int] = {}
@@ -92,6 +112,24 @@ class _Heap:
                 del self.holders[array]
 
 
+class _Watched(_Heap):
+    """A heap that writes down who made what, the first time that so many bytes are alive."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.makers = most, dict[str, str]()
+        self.moment: Moment | None = None
+
+    def take(self, array: str, size: int, *holders: str) -> None:
+        super().take(array, size, *holders)
+        self.makers[array] = self.at[0]
+        if self.moment is None and self.live >= self.most:
+            alive: dict[str, int] = defaultdict(int)
+            for each, count in self.sizes.items():
+                alive[self.makers[each]] += count
+            self.moment = Moment(*self.at, dict(sorted(alive.items(), key=lambda item: -item[1])))
+
+
 def predict_memory(placed: PlacedNetwork, rank: int, itemsize: int | Widths, states: int) -> MemoryUse:
     """Return what a step takes of a rank's memory.
 
@@ -113,17 +151,31 @@ def predict_memory(placed: PlacedNetwork, rank: int, itemsize: int | Widths, sta
     return MemoryUse(2 * wide + copies, states * wide, walk.heap.peak)
 
 
+def worst_moment(placed: PlacedNetwork, rank: int, itemsize: int | Widths) -> Moment:
+    """Return when a step has most arrays alive on a rank, and whose they are: for words about `predict_memory`."""
+    walk = _Walk(placed, rank, itemsize)
+    walk.forward()
+    walk.backward()
+    told = _Watched(walk.heap.peak)
+    again = _Walk(placed, rank, itemsize, told)
+    again.forward()
+    again.backward()
+    return told.moment or Moment("", "", {})
+
+
 class _Walk:
     """A step of one rank: which array each edge and each gradient is."""
 
-    def __init__(self, placed: PlacedNetwork, rank: int, itemsize: int | Widths) -> None:
+    def __init__(
+        self, placed: PlacedNetwork, rank: int, itemsize: int | Widths, heap: _Heap | None = None
+    ) -> None:
         widths = widths_of(itemsize)
         self.placed, self.rank, self.itemsize = placed, rank, widths.activation
         # Of a term of a sum, and of the message that it is packed into.
         self.terms = widths.activation + widths.parameter
         self.absorbed, self.passing = absorbed(placed), passing(placed)
         self.hosts = set(self.absorbed.values())
-        self.heap = _Heap()
+        self.heap = heap or _Heap()
         self.outputs: dict[str, str] = {}  # layer -> array
         self.users: dict[str, list[int]] = defaultdict(list)  # layer -> edges that leave it
         for number, edge in enumerate(placed.edges):
@@ -137,6 +189,7 @@ class _Walk:
     def forward(self) -> None:
         for layer in self.placed.layers:
             name, spec = layer.node.name, layer.node.spec
+            self.heap.at = name, "forward"
             arrived = [self._arrive(e, self.placed.edges[e]) for e in layer.edges]
             keeps = self._keeps(spec, name)
             if keeps == "x":
@@ -171,6 +224,7 @@ class _Walk:
         coming: dict[int, str] = {}  # edge -> gradient on its way to the producer
         for layer in reversed(self.placed.layers):
             name, out = layer.node.name, self._size(layer.placement.out)
+            self.heap.at = name, "backward"
             parts = []
             for i in self.users.get(name, ()):
                 if i in coming:

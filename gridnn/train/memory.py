@@ -1,46 +1,40 @@
 """Memory of a device that a run is given: whether its plan fits before it starts, and what is said when it did not.
 
-compute.memory_limit    prediction                      what happens
-given                   of no rank above the limit      a line that says both
-given                   of some rank above it           an error of all ranks, with a plan that fits
-given or not            wrong: messages, margins and    an error of the rank that had no room: which layer it was,
-                        kernels' own arrays are left    what it asked for, what is used, what was predicted
-                        out (`cost.memory`)
+                   what a rank may take
+compute.memory_limit given    that                            of each rank
+left out                      what is free on its device      of all ranks that share the device, together
+
+prediction         before the first step                      in a step, when an allocation fails all the same
+above it           an error of all ranks                      an error of the rank that had no room: the layer, what was
+nearly that much   a warning: room for what no prediction     asked for, what is used, what was predicted
+                   knows may be missing (`need`)
+less               a line that says both
+
+Both errors name the layer and a plan that fits, or the least that was found (`train.fitting`), in words to be typed.
 """
 
 from __future__ import annotations
 
+import platform
 import traceback
-from dataclasses import replace
-from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-import numpy as np
-
 from gridnn.comm.agree import agreed
 from gridnn.compute.gpu.engine import Engine as GpuEngine
-from gridnn.compute.gpu.room import MemoryShortError
-from gridnn.cost.machine import load_machine
-from gridnn.cost.memory import MemoryUse, predict_memory
+from gridnn.compute.gpu.room import MemoryShortError, Room, free_bytes
 from gridnn.errors import InputError, RunError
 from gridnn.layers.base import Layer
-from gridnn.network.placed import PlacedNetwork, place_network
-from gridnn.plan import problem
-from gridnn.plan.pipeline.costs import StageCost
-from gridnn.plan.pipeline.memory import stage_memory
-from gridnn.plan.pipeline.stagecost import held_bytes
 from gridnn.plan.plan import Plan
-from gridnn.plan.search import search
-from gridnn.train.choose import widths
 from gridnn.train.console import bytes_text
-from gridnn.train.optimizer import states
+from gridnn.train.fitting import Looked, Seen, look_for
+from gridnn.train.need import need_of, parts_text, use_of
 from gridnn.train.run import Run
-from gridnn.train.sections import Config
 
-TRIES = 3
-"""Searches for a plan that fits: each with a smaller limit, where what it found is predicted to need more."""
+LESS = 0.9
+"""Share of what a plan was predicted to need that another may need which is named when that one did not fit: what was
+short is not known to be all."""
 _PASSES = {
     "forward": "forward",
     "judge": "forward",
@@ -57,34 +51,27 @@ class Place(NamedTuple):
     direction: str
 
 
-def predicted(placed: PlacedNetwork, rank: int, config: Config) -> MemoryUse:
-    """Return what a step takes of a rank's memory, the optimizer's state cut where the run cuts it."""
-    own, kinds = widths(config), states(config.train)
-    use = predict_memory(placed, rank, own, kinds)
-    if not config.train.cut_optimizer:
-        return use
-    elements = 0
-    for layer in placed.layers:
-        for parameter in layer.placement.parameters:
-            box = parameter.layout.box(rank)
-            sharing = sum(parameter.layout.box(other) == box for other in layer.scheme.ranks)
-            elements += -(-prod(i.size for i in box) // max(1, sharing))
-    return replace(use, state_bytes=kinds * elements * own.parameter)
+class Bound(NamedTuple):
+    """What ranks on one device may take together.
 
+    Parameters
+    ----------
+    ranks : tuple of int
+    limit_bytes : int
+    words : str
+        Where that comes from.
+    room : Room
+        Of the device, as the first of the ranks sees it.
+    """
 
-def _of_run(run: Run) -> MemoryUse:
-    """Return what a step takes of this rank's memory, all passes that a pipeline has open at once."""
-    job, rank = run.job, run.world.rank
-    use = predicted(job.placed, rank, run.config)
-    if job.stages is None:
-        return use
-    held = StageCost(0.0, 0.0, 0.0, *held_bytes(job.placed, rank, widths(run.config), 0))
-    arrays = stage_memory(job.schedule, job.stage(rank), held, 0).total_bytes - held.weight_bytes
-    return replace(use, arrays_bytes=arrays)
+    ranks: tuple[int, ...]
+    limit_bytes: int
+    words: str
+    room: Room
 
 
 def check_fits(run: Run, keep: Path | None) -> str | None:
-    """Return what is said of a plan that fits the device; None where no limit is given.  Collective.
+    """Return what is said of a plan that fits the device; None where nobody knows what there is.  Collective.
 
     Parameters
     ----------
@@ -94,41 +81,52 @@ def check_fits(run: Run, keep: Path | None) -> str | None:
     Raises
     ------
     InputError
-        On all ranks, if some rank is predicted to need more than its limit.
+        On all ranks, if some rank is predicted to need more than its limit, or those that share a device more than is
+        free there.
     """
-    world, config, plan = run.world, run.config, run.job.plan
-    mine = run.engine.room.limit_bytes if isinstance(run.engine, GpuEngine) else None
-    limits = [limit for limit in world.comm.allgather(mine) if limit is not None]
-    if not limits:
+    world, job = run.world, run.job
+    bounds = _bounds(run)
+    if not bounds:
         return None
-    limit = min(limits)
-    uses = world.comm.allgather(_of_run(run))
-    rank = max(range(world.size), key=lambda r: uses[r].total_bytes)
-    needed, said = uses[rank], f"compute.memory_limit = {config.compute.memory_limit:g}"
-    if needed.total_bytes <= limit:
-        return f"memory: {_parts(needed)} predicted for rank {rank}, {bytes_text(limit)} for each ({said})"
-    fitting = _search(run, limit)
-    with agreed(world):
-        advice = (
-            "no plan that the search knows needs less than that: split the batch (train.accumulate), lower "
-            "train.batch, or start more ranks"
+    needs = world.comm.allgather(need_of(run))
+    bound = max(bounds, key=lambda b: sum(needs[r].use.total_bytes for r in b.ranks) / max(1, b.limit_bytes))
+    rank = max(bound.ranks, key=lambda r: needs[r].use.total_bytes)
+    need, together = needs[rank], sum(needs[r].use.total_bytes for r in bound.ranks)
+    share = bound.limit_bytes // len(bound.ranks)
+    predicted = f"{parts_text(need.use)} predicted for rank {rank}"
+    if together <= bound.limit_bytes:
+        said = f"memory: {predicted}, {bytes_text(share)} for each ({bound.words}); {need.moment}"
+        beside = sum(needs[r].beside_bytes for r in bound.ranks)
+        if together + beside <= bound.limit_bytes:
+            return said
+        less = _limit(int(LESS * need.use.total_bytes), bound.room)
+        return (
+            f"WARNING: {said}.  That is close: messages, workspaces and batches are not predicted, and may take "
+            f"{bytes_text(need.beside_bytes)} more; if memory ends, split the batch (train.accumulate above "
+            f"{job.passes}), or let compute.memory_limit = {less} name a plan that needs less"
         )
-        if fitting is not None:
-            advice = f"take the plan {_told(*fitting, keep)}"
-            if keep is not None and world.rank == 0:
-                write(keep, fitting[0].dumps())
+    # By one rank: the search is bounded by a clock, which decides, and all must hear the same.
+    smallest = min(each.limit_bytes // len(each.ranks) for each in bounds)
+    looked: Looked = world.comm.bcast(look_for(job, run.config, smallest) if world.rank == 0 else None)
+    with agreed(world):
+        if looked.fits is not None and keep is not None and world.rank == 0:
+            write(keep, looked.fits.plan.dumps())
+        advice = (
+            f"take the plan {_told(run, looked.fits, keep)}" if looked.fits is not None else _least(looked)
+        )
         raise InputError(
-            f'the plan "{plan.summary}" is predicted to need {_parts(needed)} on rank {rank}, and {said} leaves a rank '
-            f"{bytes_text(limit)}; {advice}"
+            f'the plan "{job.plan.summary}" is predicted to need {parts_text(need.use)} on rank {rank}, '
+            f"{need.moment}; {bound.words} leaves a rank {bytes_text(share)}; {advice}"
         )
 
 
 def short(run: Run, error: MemoryShortError) -> RunError:
     """Return what is said of a rank whose device had no room in the midst of training.
 
-    By this rank alone: the others wait for it, and are ended.
+    By this rank alone: the others wait for it, and are ended.  Nothing here is sent, and the search for a plan takes no
+    longer than `fitting.SEARCH_S`.
     """
-    use, room = _of_run(run), error.room
+    use, room, free = use_of(run), error.room, free_bytes()
     place = place_of(error.__traceback__)
     where = f"layer {place.layer}, {place.direction}" if place else "outside of all layers"
     most = (
@@ -136,11 +134,29 @@ def short(run: Run, error: MemoryShortError) -> RunError:
         if room.limit_bytes is None
         else f"{bytes_text(room.limit_bytes)} (compute.memory_limit)"
     )
+    left = "" if free is None else f" ({bytes_text(free)} are free there)"
+    # What there is: less than was needed just now, at most the limit, and what nobody else has.
+    needed = error.used_bytes + error.asked_bytes
+    known = (room.limit_bytes, room.total_bytes or None, None if free is None else free + error.used_bytes)
+    there = min(needed, *(count for count in known if count is not None))
+    # What a step took beside its prediction is kept free for another plan, too.
+    within = max(2, min(there - max(0, needed - use.total_bytes), int(LESS * use.total_bytes)))
+    try:
+        looked = look_for(run.job, run.config, within)
+        advice = (
+            f"Within {bytes_text(within)} fits the plan {_told(run, looked.fits, None, _limit(within, room))}"
+            if looked.fits is not None
+            else f"Within {bytes_text(within)} {_least(looked)}"
+        )
+    except Exception as broken:  # memory is what ended the run: a bug of the search must not hide that
+        advice = (
+            f"No plan was looked for ({type(broken).__name__}: {broken}); split the batch (train.accumulate)"
+        )
     return RunError(
         f"{error.device} has no memory left ({where}): {bytes_text(error.asked_bytes)} were asked for, this rank's "
-        f'arrays have {bytes_text(error.used_bytes)} of {most}.  For the plan "{run.job.plan.summary}" {_parts(use)} '
-        "were predicted, without messages and what kernels need beside.  Split the batch further (train.accumulate "
-        f"above {run.job.passes}), or let a smaller compute.memory_limit name a plan that needs less"
+        f"arrays have {bytes_text(error.used_bytes)} of {most}{left}.  For the plan "
+        f'"{run.job.plan.summary}" {parts_text(use)} were predicted, without messages and what kernels need beside.  '
+        f"{advice}"
     )
 
 
@@ -170,49 +186,68 @@ def write(path: Path, text: str) -> None:
         ) from None
 
 
-def _search(run: Run, limit: int) -> tuple[Plan, int] | None:
-    """Return the fastest plan that is predicted to fit, and its bytes; None if none is found.  Collective.
+def _bounds(run: Run) -> list[Bound]:
+    """Return what there is for ranks, device by device; nothing where nobody knows.  Collective."""
+    mine: tuple[Room, int | None, int, str] | None = None
+    if isinstance(run.engine, GpuEngine):
+        mine = run.engine.room, free_bytes(), run.engine.device.used_bytes, platform.node()
+    every = run.world.comm.allgather(mine)
+    on = {rank: each for rank, each in enumerate(every) if each is not None}
+    said, found = f"compute.memory_limit = {run.config.compute.memory_limit or 0:g}", list[Bound]()
+    devices: dict[tuple[str, str], list[int]] = {}
+    for rank, (room, _, _, host) in on.items():
+        if room.limit_bytes is not None:
+            found.append(Bound((rank,), room.limit_bytes, said, room))
+        else:
+            devices.setdefault((host, room.identity), []).append(rank)
+    for ranks in devices.values():
+        frees = [free for free in (on[rank][1] for rank in ranks) if free is not None]
+        if frees:
+            among = "" if len(ranks) == 1 else f" that {len(ranks)} ranks share"
+            have = min(frees) + sum(on[rank][2] for rank in ranks)
+            found.append(Bound(tuple(ranks), have, f"what is free on its device{among}", on[ranks[0]][0]))
+    return found
 
-    The search counts what a layer keeps, the prediction what is alive at the worst moment; the latter decides.
+
+def _told(run: Run, found: Seen, keep: Path | None, within: str = "") -> str:
+    """Return a plan in words that can be given to a run.
+
+    Parameters
+    ----------
+    keep
+        The file that it is in; None if there is none.
+    within
+        A limit by which a run that is given it finds this plan before its first step; "" where it just did.
     """
-    world, config, job = run.world, run.config, run.job
-    machine, itemsize = load_machine(config.plan.machine), np.dtype(config.train.dtype).itemsize
-    asked = problem.Job(
-        job.network, machine, world.size, config.train.batch, job.passes, itemsize, states(config.train),
-        widths(config).activation,
-    )  # fmt: skip
-    within = float(limit)
-    for _ in range(TRIES):
-        try:  # the same on all ranks: integers, and a clock that decides nothing
-            found = search(asked, memory_bytes=within)
-        except InputError:
-            return None
-        placed = place_network(job.network, found.schemes, asked.per_pass, world.size)
-        needed = max(world.comm.allgather(predicted(placed, world.rank, config).total_bytes))
-        if needed <= limit:
-            origin = f"within {bytes_text(limit)} of a rank, on machine {machine.name}"
-            told = {"step_s": found.step_s, "machine": machine.name}
-            alike = replace(
-                job.plan, schedule="sequential", form="replay", stages=()
-            )  # the search has no stages
-            return replace(alike, schemes=found.schemes, origin=origin, predicted=told), needed
-        within *= min(0.95, limit / needed)
-    return None
-
-
-def _told(plan: Plan, needed: int, keep: Path | None) -> str:
-    """Return a plan in words that can be given to a run."""
-    needs = f"which is predicted to need {bytes_text(needed)}"
+    plan, passes = found.plan, run.config.train.accumulate
+    needs = f"which is predicted to need {bytes_text(found.needed)}"
+    alike = plan.passes == passes or (plan.stages and passes == 1)
+    split = "" if alike else f" --set train.accumulate={plan.passes}"
     if keep is not None:
-        return f"that is written to {keep}, {needs}: --plan {keep}"
-    if len(set(map(str, plan.schemes.values()))) == 1:
-        return f'"{plan.summary}", {needs}: --plan "{plan.summary}"'
-    return f"with {plan.summary} that --write-plan FILE writes, {needs}: --plan FILE"
+        return f"that is written to {keep}, {needs}: --plan {keep}{split}"
+    asked = run.config.plan  # a grid is refused beside a schedule or stages that are asked for; a file is not
+    if _plain(plan) and asked.schedule in ("auto", "sequential") and not asked.stages:
+        return f'"{plan.summary}", {needs}: --plan "{plan.summary}"{split}'
+    limit = f"--set compute.memory_limit={within} " if within else ""
+    return f"of {plan.summary} that {limit}--write-plan FILE writes, {needs}: --plan FILE{split}"
 
 
-def _parts(use: MemoryUse) -> str:
-    """Return bytes in words, with what they are for."""
-    parts = ((use.parameters_bytes, "parameters and gradients"), (use.state_bytes, "optimizer"),
-             (use.arrays_bytes, "activations"))  # fmt: skip
-    listed = ", ".join(f"{what} {bytes_text(count)}" for count, what in parts)
-    return f"{bytes_text(use.total_bytes)} ({listed})"
+def _limit(count: int, room: Room) -> str:
+    """Return bytes as compute.memory_limit has them: a share where they are too few to be taken for bytes."""
+    return str(count) if count >= 1 << 20 or not room.total_bytes else repr((count + 0.5) / room.total_bytes)
+
+
+def _plain(plan: Plan) -> bool:
+    """Return whether a plan is one grid for every layer, from rank 0 on: whether its summary can be given to a run."""
+    return not plan.stages and len(set(map(str, plan.schemes.values()))) == 1
+
+
+def _least(looked: Looked) -> str:
+    """Return what is said where no plan was found."""
+    words = "no plan was found" if looked.ended else "no plan was found in time"
+    if looked.least is not None:
+        of = f"of {looked.seen} that were looked at" if looked.seen > 1 else "looked at"
+        words += f": the least {of}, {looked.least.plan.summary}"
+        words += f" in {looked.least.plan.passes} passes" if looked.least.plan.passes > 1 else ""
+        words += f", is predicted to need {bytes_text(looked.least.needed)}"
+    return f"{words}; split the batch (train.accumulate), lower train.batch, or start more ranks"

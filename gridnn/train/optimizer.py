@@ -2,7 +2,8 @@
 
 A piece is a parameter's block, or a share of it where the optimizer's state is cut over `n`.  The
 rules are elementwise, so cuts never change a result; only LARS looks beyond its piece, through the
-squared norms of whole parameters, which the caller sums over the ranks.
+squared norms of whole parameters, which the caller sums over the ranks, or through the rates that a
+device has made of them.
 """
 
 from __future__ import annotations
@@ -93,8 +94,9 @@ class Optimizer:
         pieces: Sequence[Piece],
         lr: float,
         squares: NDArray[np.float64] | None = None,
-        grad_scale: float = 1.0,
+        grad_scale: float | Array = 1.0,
         late: int = 0,
+        rates: Array | None = None,
     ) -> None:
         """Update every piece once.
 
@@ -102,16 +104,18 @@ class Optimizer:
         ----------
         squares : float64 array (parameters, 2), or None
             Squared norms of value and gradient of whole parameters, summed over all ranks, the
-            gradient's before `grad_scale`.  Needed where `needs_norms`.
-        grad_scale : float
+            gradient's before `grad_scale`.  Needed where `needs_norms`, unless there are `rates`.
+        grad_scale : float, or float64 array (1,) of the device
             Factor on every gradient, from clipping.
         late : int
             Updates since the forward that the gradient is of; SGD with momentum makes up for them where the
             configuration asks for it.
+        rates : float64 array (parameters,) of the device, or None
+            Local rates of LARS by the rows of `squares`, of which they were made.
         """
         self.updates += 1
         for piece in pieces:
-            self._update(piece, lr, squares, grad_scale, late)
+            self._update(piece, lr, squares, grad_scale, late, rates)
 
     def lead(self, values: Mapping[str, Array], by: float) -> None:
         """Move copies of pieces' values, by their names, as far as so many of their velocities: none so far, no way."""
@@ -148,8 +152,9 @@ class Optimizer:
         )
 
     def _update(
-        self, piece: Piece, lr: float, squares: NDArray[np.float64] | None, grad_scale: float, late: int
-    ) -> None:
+        self, piece: Piece, lr: float, squares: NDArray[np.float64] | None, grad_scale: float | Array, late: int,
+        rates: Array | None,
+    ) -> None:  # fmt: skip
         c, w, g, state = self._config, piece.value, piece.grad, self._of(piece)
         decay = c.weight_decay if piece.decay else 0.0
         match c.optimizer:
@@ -185,20 +190,28 @@ class Optimizer:
                     g,
                     state["velocity"],
                     lr=lr,
-                    rate=self._rate(piece, squares, grad_scale),
+                    rate=self._rate(piece, squares, grad_scale, rates),
                     momentum=c.momentum,
                     weight_decay=decay,
                     grad_scale=grad_scale,
                 )
 
-    def _rate(self, piece: Piece, squares: NDArray[np.float64] | None, grad_scale: float) -> float:
+    def _rate(
+        self,
+        piece: Piece,
+        squares: NDArray[np.float64] | None,
+        grad_scale: float | Array,
+        rates: Array | None,
+    ) -> float | Array:
         if not piece.decay:
             return 1.0
+        if rates is not None:
+            return rates[piece.index : piece.index + 1]
         assert squares is not None, "LARS needs the squared norms of whole parameters"
         w_norm, g_norm = (math.sqrt(float(square)) for square in squares[piece.index])
         return update.lars_rate(
             w_norm,
-            grad_scale * g_norm,
+            float(grad_scale) * g_norm,
             trust=self._config.trust,
             weight_decay=self._config.weight_decay,
             eps=self._config.eps,

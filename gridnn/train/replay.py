@@ -33,14 +33,12 @@ WARM = 2
 
 
 def replay_of(
-    world: World, engine: object, arena: Arena, job: Job, norms: bool, announce: Callable[[int], None]
+    world: World, engine: object, arena: Arena, job: Job, announce: Callable[[int], None]
 ) -> Replay | None:  # fmt: skip
     """Return what makes graphs of a rank's steps; None where the run wants none, or "auto" and they cannot be.
 
     Parameters
     ----------
-    norms
-        Whether the host reads norms in a step.
     announce
         Tells the device the numbers of a step's update.
 
@@ -53,7 +51,7 @@ def replay_of(
         return None
     passes = max(job.schedule.open(stage) for stage in range(job.schedule.stages))
     by_host = world.size > 1 and not world.transport.capturable
-    why = obstacle(passes=passes, stages=job.stages is not None, by_host=by_host, norms=norms)
+    why = obstacle(passes=passes, stages=job.stages is not None, by_host=by_host)
     if why is None:
         return Replay(world, engine, arena, job, announce)
     if engine.device.graphs == "on":

@@ -14,8 +14,9 @@ On a device the host reads a loss when the next step has been started, so that t
     host      start 0 | start 1, read loss 0 | start 2, read loss 1 |         a loss that is not finite ends the run one
     device            | step 0 | step 1         | step 2 | ...                update later
 
-It reads it in the step itself where it has to wait there for something else: for norms (train.clip_norm, LARS), or for
-messages that go by MPI.  Where nothing is read in a step, all of it can be one graph of the device (`train.replay`).
+It reads it in the step itself where it has to wait there for messages, as they go by MPI.  Norms (train.clip_norm,
+LARS) it reads with the loss: the update finds them on the device (`train.norms`).  Where nothing is read in a step, all
+of it can be one graph of the device (`train.replay`).
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ from gridnn.layers.model import Model, Pass
 from gridnn.train.choose import Job
 from gridnn.train.data.loader import Batch, Loader
 from gridnn.train.late import led, missed
+from gridnn.train.norms import Norm, Told, norms_of
 from gridnn.train.optimizer import Optimizer, Piece
-from gridnn.train.predicted import needs_squares
 from gridnn.train.replay import replay_of
-from gridnn.train.schedule import clip_scale, lr_at
+from gridnn.train.schedule import lr_at
 from gridnn.train.sections import TrainSection
 
 _LOSS: Where = (("loss",), "forward")
@@ -85,7 +86,7 @@ class _Sum:
     loss: Array
     later: Later | None = None
     request: Awaited | None = None
-    norm: float | None = None
+    norm: Norm | None = None
 
 
 class Trainer:
@@ -124,14 +125,16 @@ class Trainer:
         self._open: dict[int, _Open] = {}
         self._sums: deque[_Sum] = deque()
         self._loss: Any = 0.0  # of this rank and the step's passes so far, maybe on a device
-        engine, norms = self.model.engine, needs_squares(config)
+        engine = self.model.engine
+        self._norms = norms_of(world, self.model.arena, config, self._index, engine)
+        self._unheard: deque[Norm] = deque()
         waits = world.size > 1 and world.transport.waits
-        self._device = engine.device if isinstance(engine, GpuEngine) and not (waits or norms) else None
+        self._device = engine.device if isinstance(engine, GpuEngine) and not waits else None
         for layer in (layer for model in models for layer in model.layers):
             if isinstance(layer, Loss):
-                layer.late = self._device is not None
+                layer.late = isinstance(engine, GpuEngine)
         self._lag = job.lag + (self._device is not None)
-        self._replay = replay_of(world, engine, self.model.arena, job, norms, self._announce)
+        self._replay = replay_of(world, engine, self.model.arena, job, self._announce)
         self.staleness: set[int] = set()
         """Steps between a batch and the update by its gradient, as counted."""
 
@@ -189,8 +192,8 @@ class Trainer:
             else:
                 self._update(number, task.number, before_update)
                 updated = True
-        if not updated and needs_squares(self.config):  # other stages have gradients already, or still
-            self._squares(counts=False)
+        if not updated:  # other stages have gradients already, or still
+            self._measured(number, counts=False)
 
     def _forward(self, number: int, loader: Loader) -> None:
         job, config = self.job, self.config
@@ -223,7 +226,7 @@ class Trainer:
         each, loss = _Sum(step, np.zeros(1)), self._loss
         self._sums.append(each)
         if self._device is None:
-            each.loss[0] = loss
+            each.loss[0] = float(loss)
             self._share(each)
         else:
             there = self._device.holds(loss)
@@ -255,6 +258,7 @@ class Trainer:
         replay.launch(number, loader)
         self.staleness.add(0)
         self._send(number)
+        self._sums[-1].norm = self._asked(number)
         return True
 
     def _announce(self, step: int) -> None:
@@ -300,30 +304,44 @@ class Trainer:
         before_update()
         if self._replay is not None and self._replay.capturing:
             self._replay.update()
-        squares, norm, scale = self._squares(), None, 1.0
-        if squares is not None and self.config.clip_norm is not None:
-            norm = math.sqrt(float(squares[:, 1].sum()))
-            if not math.isfinite(norm):
-                raise _everywhere(
-                    RunError(f"step {step}: the gradient's norm is {norm}; lower train.lr or check the data")
-                )
-            scale = clip_scale(norm, self.config.clip_norm)
-        self.optimizer.step(
-            self._pieces, lr, squares if self.optimizer.needs_norms else None, grad_scale=scale,
-            late=missed(step, self._first, number - step),
-        )  # fmt: skip
-        self.model.arena.publish()
+        told, norm = self._measured(step)
         if mine is not None:
             mine.norm = norm
+        late = missed(step, self._first, number - step)
+        self.optimizer.step(self._pieces, lr, late=late, **told._asdict())
+        self.model.arena.publish()
+
+    def _measured(self, step: int, counts: bool = True) -> tuple[Told, Norm | None]:
+        """Measure norms over all ranks; return what an update is told of them, and the norm that is clipped."""
+        if self._norms is None:
+            return Told(), None
+        return self._norms.measure(counts), self._asked(step)
+
+    def _asked(self, step: int) -> Norm | None:
+        """Ask for the norm that was measured for a step; refuse at once one that is known and not finite."""
+        later = None if self._norms is None or self._capturing else self._norms.read()
+        if self._norms is None or later is None:
+            return None
+        norm = Norm(step, later)
+        if self._norms.late:
+            self._unheard.append(norm)
+        else:
+            norm.check()
+        return norm
 
     def _known(self, lag: int) -> list[StepResult]:
         """Return the results of all steps but the last `lag`."""
-        found = []
-        while len(self._sums) > lag:
-            each = self._sums.popleft()
+        done = [self._sums.popleft() for _ in range(len(self._sums) - lag)]
+        for each in done:
             self._checked(each)
-            found.append(StepResult(each.step, float(each.loss[0]), self._rate(each.step), each.norm))
-        return found
+        # A norm is of an update, which a step has on every rank: whichever batch it is by, all look at it together.
+        while len(self._unheard) > min(lag, self._device is not None):
+            with self.world.clock.phase("compute", ((), "update")):
+                self._unheard.popleft().check()
+        return [
+            StepResult(e.step, float(e.loss[0]), self._rate(e.step), None if e.norm is None else e.norm.value)
+            for e in done
+        ]
 
     def _checked(self, each: _Sum) -> None:
         """Wait for a loss, and refuse one that is not finite."""
@@ -339,16 +357,6 @@ class Trainer:
                 f"step {each.step}: the loss is {each.loss[0]}; lower train.lr, clip gradients (train.clip_norm = "
                 "1.0), warm up longer (train.warmup_steps), or check the data for values that are not finite"
             ))  # fmt: skip
-
-    def _squares(self, counts: bool = True) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None:
-        """Return squared norms of value and gradient of every parameter, each element counted on one rank only."""
-        if not needs_squares(self.config):
-            return None
-        squares = np.zeros((len(self._index), 2))
-        for share in self.model.arena.counted_once() if counts else ():
-            both = (share.value.astype(np.float64), share.grad.astype(np.float64))
-            squares[self._index[share.entry.name]] += [float(v @ v) for v in both]
-        return all_reduce(self.world, self._everyone, squares, Key("optimizer", "update", "allreduce", "all"))
 
     def evaluate(self, loader: Loader, steps: int, heard: Callable[[], None] = lambda: None) -> Evaluation:
         """Judge every sample of a data set once; `heard` is called after every batch.

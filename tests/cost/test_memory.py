@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gridnn.cost.memory import MemoryUse, predict_memory
+from gridnn.cost.memory import MemoryUse, predict_memory, worst_moment
 from gridnn.geometry.grid import GridShape, Scheme
 from gridnn.network.graph import Network
-from gridnn.network.placed import place_network
+from gridnn.network.placed import PlacedNetwork, place_network
 from gridnn.network.zoo import build
 
 BATCH, STEPS, HIDDEN, WORDS = 2, 4, 6, 22
@@ -24,10 +24,14 @@ def language_model(pieces: int = 1) -> Network:
     return Network("one", whole.input_shape, tuple(moved))
 
 
-def memory(network: Network, grid: str, rank: int = 0) -> MemoryUse:
+def _placed(network: Network, grid: str) -> PlacedNetwork:
     scheme = Scheme(GridShape.parse(grid))
     schemes = dict.fromkeys((n.name for n in network.nodes), scheme)
-    return predict_memory(place_network(network, schemes, BATCH, scheme.grid.size), rank, 4, 2)
+    return place_network(network, schemes, BATCH, scheme.grid.size)
+
+
+def memory(network: Network, grid: str, rank: int = 0) -> MemoryUse:
+    return predict_memory(_placed(network, grid), rank, 4, 2)
 
 
 def test_the_worst_moment_of_an_lstm() -> None:
@@ -58,3 +62,28 @@ def test_attention_keeps_its_inputs_and_its_shares() -> None:
     ]
     # All else grows with the steps; the shares alone with their square.
     assert sizes[2] - 2 * sizes[1] + sizes[0] == 4 * BATCH * 2 * 40 * 40
+
+
+def test_whose_arrays_are_alive_at_the_worst_moment() -> None:
+    """The loss makes the gradient of the logits beside all that is kept: the LSTM has gates, cells and states."""
+    state, logits = BATCH * STEPS * HIDDEN, BATCH * STEPS * WORDS
+    network = language_model()
+    loss, linear, embedding = network.nodes[-1].name, network.nodes[-2].name, network.nodes[0].name
+    found = worst_moment(_placed(network, "n1"), 0, 4)
+    assert (found.layer, found.direction) == (loss, "backward")
+    sizes = {"lstm1": 6 * state, loss: logits, linear: logits, embedding: state}
+    assert {name: count for name, count in found.arrays.items() if count} == {
+        name: 4 * count for name, count in sizes.items()
+    }
+    assert next(iter(found.arrays)) == max(sizes, key=sizes.__getitem__)
+
+
+@pytest.mark.parametrize("grid", ["n2", "k2", "h2", "c2"])
+@pytest.mark.parametrize("name", ["resnet20", "alexnet"])
+def test_arrays_of_the_worst_moment_are_those_predicted(name: str, grid: str) -> None:
+    network = build(name, (3, 32, 32) if name == "resnet20" else (3, 227, 227), 10)
+    placed = _placed(network, grid)
+    for rank in range(2):
+        found = worst_moment(placed, rank, 4)
+        assert sum(found.arrays.values()) == predict_memory(placed, rank, 4, 0).arrays_bytes
+        assert set(found.arrays) <= {node.name for node in network.nodes}

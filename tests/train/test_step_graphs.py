@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from gridnn.comm.nccl import Nccl
 from gridnn.comm.world import World
 from gridnn.compute.gpu import norm
 from gridnn.compute.gpu.cudnn_engine import open_engine
 from gridnn.compute.gpu.engine import Engine
+from gridnn.compute.gpu.found import Found
 from gridnn.compute.gpu.graph import Varying
 from gridnn.compute.gpu.room import Room
 from gridnn.errors import InputError, RunError
@@ -38,6 +40,8 @@ from gridnn.train.resume import open_start
 from gridnn.train.run import models_of_job, prepare, train
 from gridnn.train.step import Trainer
 from tests.support import shim
+from tests.support.lazy import LazyStreams, StreamDevice
+from tests.support.nccl import Library
 from tests.support.paper_cudnn import PaperCudnn
 from tests.support.shim.device import DeviceArray, ShimDevice
 
@@ -49,6 +53,9 @@ RULES = {
     "adamw": ("train.optimizer=adamw", "train.lr=0.01", "train.weight_decay=0.1", "train.schedule=cosine"),
     "plain": ("train.momentum=0.0", "train.accumulate=1", "train.dtype=float32", "train.lr=0.1"),
     "bf16": ("compute.precision=bf16", "train.dtype=float32", "train.momentum=0.9", "train.warmup_steps=5"),
+    "clip": ("train.clip_norm=0.5", "train.optimizer=adam", "train.warmup_steps=3", "train.dtype=float32"),
+    "lars": ("train.optimizer=lars", "train.lr=2.0", "train.trust=0.02", "train.clip_norm=0.5", "train.momentum=0.9",
+             "train.weight_decay=0.01"),
 }  # fmt: skip
 
 
@@ -82,6 +89,7 @@ class Trained(NamedTuple):
     """What training left."""
 
     losses: list[float]
+    norms: list[float | None]
     judged: list[float]
     arrays: dict[str, Any]
     device: ShimDevice
@@ -90,12 +98,12 @@ class Trained(NamedTuple):
 
 
 def trained(
-    world: World, graphs: str, *words: str, steps: int = STEPS, judge: tuple[int, ...] = (),
+    world: World, graphs: str, *words: str, steps: int = STEPS, judge: tuple[int, ...] = (), plan: str = "1",
     after: Callable[[int, Trainer], None] = lambda step, trainer: None,
 ) -> Trained:  # fmt: skip
     """Train on a device, as `gridnn.train.run` does."""
     settings = [*BASE, f"train.steps={steps}", *words, f"compute.graphs={graphs}"]
-    config = load_config(None, settings, "1", None, "gpu")
+    config = load_config(None, settings, plan, None, "gpu")
     run = prepare(world, config, Console(world.rank, io.StringIO()))
     t, job, engine = config.train, run.job, run.engine
     assert isinstance(engine, Engine) and isinstance(engine.device, ShimDevice)
@@ -129,13 +137,15 @@ def trained(
     for layer in models[0].layers:
         if isinstance(layer, BatchNormalisation):
             arrays |= {f"{layer.name}.{k}": engine.give(a) for k, a in layer.statistics().items()}
-    return Trained([r.loss for r in results], judged, arrays, device, trainer, waits)
+    losses, norms = [r.loss for r in results], [r.norm for r in results]
+    return Trained(losses, norms, judged, arrays, device, trainer, waits)
 
 
 def same(found: Trained, wanted: Trained) -> bool:
     """Return whether two trainings gave the same bits."""
     return (
-        found.losses == wanted.losses and found.judged == wanted.judged and found.arrays.keys() == wanted.arrays.keys()
+        found.losses == wanted.losses and found.judged == wanted.judged and found.norms == wanted.norms
+        and found.arrays.keys() == wanted.arrays.keys()
         and all(np.array_equal(found.arrays[name], array) for name, array in wanted.arrays.items())
     )  # fmt: skip
 
@@ -143,8 +153,8 @@ def same(found: Trained, wanted: Trained) -> bool:
 @pytest.mark.ranks(1)
 @pytest.mark.parametrize("rule", RULES)
 def test_graphs_change_no_bit(comm: Any, rule: str) -> None:
-    """Rates that change, dropout, batch norm, state, two passes of unequal size, evaluations between steps."""
-    found = []
+    """Rates that change, dropout, batch norm, state, norms, two passes of unequal size, evaluations between steps."""
+    found, clips = [], "train.clip_norm=0.5" in RULES[rule]
     for graphs in ("off", "on"):
         with World(comm) as world:
             found.append(trained(world, graphs, *RULES[rule], judge=(1, 4, 5)))
@@ -156,7 +166,9 @@ def test_graphs_change_no_bit(comm: Any, rule: str) -> None:
     (record,) = graphed.device.captures
     assert not plain.device.captures and record.nbytes > 0
     for run, by_graph in ((plain, STEPS), (graphed, 3)):  # the third step is captured
-        assert all(wait[0] == 0 and wait[1] <= 1 for wait in run.waits), "the host waited in a step"
+        assert all(wait[0] == 0 and wait[1] <= 1 + clips for wait in run.waits), "the host waited in a step"
+        assert all((norm is not None) is clips for norm in run.norms)
+        assert not clips or len({norm for norm in run.norms if norm is not None and norm > 0.5}) > 2
         assert [wait[2] > 0 for wait in run.waits] == [step < by_graph for step in range(STEPS)]
     products = sum(node.spec.__class__.__name__ == "Linear" for node in graphed.trainer.job.network.nodes)
     assert record.cuts > 3 * products
@@ -228,18 +240,66 @@ def test_a_loss_that_is_not_finite(comm: Any, graphs: str) -> None:
 
 
 @pytest.mark.ranks(1)
-@pytest.mark.parametrize(
-    ("words", "why"), [("train.clip_norm=0.5", "clip_norm"), ("train.optimizer=lars", "lars")]
-)
-def test_norms_are_waited_for(comm: Any, capfd: pytest.CaptureFixture[str], words: str, why: str) -> None:
-    """And no graph is made: "on" is refused before the first step, "auto" goes on without."""
-    with World(comm) as world, pytest.raises(InputError, match=f"graphs.*norms.*{why}") as caught:
-        trained(world, "on", words)
-    assert caught.value.everywhere
+@pytest.mark.parametrize("graphs", ["off", "on"])
+def test_a_norm_that_is_not_finite(comm: Any, monkeypatch: pytest.MonkeyPatch, graphs: str) -> None:
+    """It is known when the next step has been started, as a loss is; the host waits for none in a step."""
+    made, backward = list[int](), Trainer._backward
+
+    def spoiled(self: Trainer, number: int) -> None:
+        backward(self, number)
+        assert isinstance(self.model.engine, Engine)
+
+        def spoil() -> None:
+            if len(made) == 4:
+                self.model.arena.shares()[0].grad[...] = math.inf
+
+        self.model.engine.device.between(spoil)
+
+    monkeypatch.setattr(Trainer, "_backward", spoiled)
+    with (
+        World(comm) as world,
+        pytest.raises(RunError, match=r"step 4: the gradient's norm is inf; lower train\.lr") as caught,
+    ):
+        trained(world, graphs, "train.clip_norm=0.5", after=lambda step, trainer: made.append(step))
+    assert caught.value.everywhere and made == [0, 1, 2, 3, 4], "step 5 was started, and not returned"
+
+
+def handing_on(world: World, device: Any) -> Nccl:
+    """Return what stands for NCCL."""
+    streams = LazyStreams(device)
+    library = Library(world.comm, device, streams)
+    world.also_close(library.close)
+    return Nccl(device, streams, library)
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("rule", ["clip", "lars"])
+def test_norms_that_devices_sum(comm: Any, monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
+    """By NCCL nobody waits, and the sum is part of a graph; staged, the host waits once a step: for its message."""
+    words = (*RULES[rule], "train.dtype=float64", "train.cut_optimizer=true")
+    place = Room(f"bus{comm.rank} uuid", 1 << 26)
+    monkeypatch.setattr(engines, "open_device", lambda rank, limit=None: (StreamDevice(), place))
+    monkeypatch.setattr(engines, "find_devices", lambda: Found(nccl=22707))
+    found = {}
+    for transport, graphs in (("staged", "off"), ("nccl", "off"), ("nccl", "on")):
+        with World(comm) as world:
+            monkeypatch.setattr(engines, "open_nccl", lambda device, world=world: handing_on(world, device))
+            told = [*words, f"comm.transport={transport}"]
+            found[transport, graphs] = trained(world, graphs, *told, steps=5, plan="n2")
+    assert same(found["nccl", "on"], found["nccl", "off"])
+    assert len(found["nccl", "on"].device.captures) == 1
+    for graphs in ("off", "on"):
+        assert all(wait[0] == 0 and wait[1] <= 2 for wait in found["nccl", graphs].waits)
+    staged, direct = found["staged", "off"], found["nccl", "off"]
+    np.testing.assert_allclose(direct.losses, staged.losses, rtol=1e-12)
+    assert staged.norms == pytest.approx(direct.norms, rel=1e-12) and len(set(direct.norms)) == 5
+    everyone = comm.allgather(direct.norms)
+    assert everyone[0] == everyone[1], "ranks clip by different norms"
     with World(comm) as world:
-        found = trained(world, "auto", words, steps=4)
-    assert not found.device.captures and all(wait[0] > 0 for wait in found.waits)
-    assert 'compute.graphs = "auto": no graphs, for the host reads norms' in capfd.readouterr().err
+        plain = trained(world, "off", "train.dtype=float64", "train.cut_optimizer=true", "comm.transport=staged",
+                        steps=5, plan="n2")  # fmt: skip
+    more = np.subtract(staged.waits, plain.waits)[:, :2].tolist()
+    assert more == [[1, 1]] * 5, "a message, and the norm for the record"
 
 
 @pytest.mark.ranks(2)
@@ -255,7 +315,7 @@ def test_messages_by_the_host_are_no_part_of_a_graph(comm: Any) -> None:
                     Trainer(world, models, run.job, config.train, 5, 5)
             else:
                 trainer = Trainer(world, models, run.job, config.train, 5, 5)
-                assert trainer._replay is None and trainer._lag == 0 and not models[0].loss.late
+                assert trainer._replay is None and trainer._lag == 0 and models[0].loss.late
 
 
 @pytest.mark.ranks(1)
