@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from gridnn.commands.show import finite, table
 from gridnn.commands.stages import stage_lines
-from gridnn.commands.words import Say, add_plan, check_target, parser, read_job, write_whole
+from gridnn.commands.words import (
+    Say,
+    add_plan,
+    check_target,
+    mismatch_lines,
+    parser,
+    read_job,
+    with_mismatch,
+    write_whole,
+)
 from gridnn.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,16 +65,17 @@ def main(argv: Sequence[str], say: Say) -> None:
     if arguments.equations:
         from gridnn.plan.explain.equations import equation_lines
 
-        for line in equation_lines(job, plan.schemes):
+        for line in [*equation_lines(job, plan.schemes), *mismatch_lines(job, plan.dtype)]:
             say(line)
         return
     explanation = explain(job, plan.schemes, arguments.every)
     if arguments.svg:  # before the words: who reads only some of those closes the pipe
         write_whole(arguments.svg, picture(explanation))
     if arguments.json:
-        say(json.dumps(finite(as_json(explanation)), indent=2, allow_nan=False))
+        values = with_mismatch(as_json(explanation), job, plan.dtype)
+        say(json.dumps(finite(values), indent=2, allow_nan=False))
     else:
-        for line in lines(explanation):
+        for line in [*lines(explanation), *mismatch_lines(job, plan.dtype)]:
             say(line)
     if arguments.svg and not arguments.json:
         say(f"\npicture written to {arguments.svg}")
@@ -90,9 +100,10 @@ def _staged(job: Job, plan: Plan, arguments: argparse.Namespace, say: Say) -> No
         drawn = by_exact_traffic(explain(job, plan.schemes, rivals=False))
         write_whole(arguments.svg, picture(drawn, about=about))
     if arguments.json:
-        say(json.dumps(finite(_values(job, plan, staged, result)), indent=2, allow_nan=False))
+        values = with_mismatch(_values(job, plan, staged, result), job, plan.dtype)
+        say(json.dumps(finite(values), indent=2, allow_nan=False))
         return
-    for line in [*stage_lines(job, staged, result), *_why(staged)]:
+    for line in [*stage_lines(job, staged, result), *_why(staged), *mismatch_lines(job, plan.dtype)]:
         say(line)
     if arguments.svg:
         say(f"\npicture written to {arguments.svg}")

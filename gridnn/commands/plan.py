@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gridnn.commands import stages
 from gridnn.commands.plan_options import parse
 from gridnn.commands.show import GB, LAYERS, finite, layer_rows, table, totals
-from gridnn.commands.words import ITEMSIZE, Say, check_target, source_of, write_whole
+from gridnn.commands.words import (
+    Say,
+    check_target,
+    job_of,
+    mismatch_lines,
+    source_of,
+    with_mismatch,
+    write_whole,
+)
 from gridnn.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,17 +47,16 @@ def main(argv: Sequence[str], say: Say) -> None:
     schedule = stages.wanted(arguments)
     from gridnn.cost.machine import load_machine
     from gridnn.network.source import open_network
-    from gridnn.plan.problem import Job
 
     check_target(arguments.output)
     source, machine = source_of(arguments), load_machine(arguments.machine)
-    job = Job(
+    job = job_of(
         open_network(source),
         machine,
         arguments.procs,
         arguments.batch,
         arguments.passes,
-        ITEMSIZE[arguments.dtype],
+        arguments.dtype,
     )
     if schedule is not None:
         answer = _staged(job, stages.best(job, schedule, arguments), arguments)
@@ -58,9 +65,10 @@ def main(argv: Sequence[str], say: Say) -> None:
     failure = _written(answer.plan, arguments.output)
     if arguments.json:
         layers = {name: str(scheme) for name, scheme in answer.plan.schemes.items()}
-        say(json.dumps(finite({**answer.values, "layers": layers}), indent=2, allow_nan=False))
+        values = with_mismatch(answer.values, job, arguments.dtype)
+        say(json.dumps(finite({**values, "layers": layers}), indent=2, allow_nan=False))
     else:
-        for line in answer.lines:
+        for line in [*answer.lines, *mismatch_lines(job, arguments.dtype)]:
             say(line)
         if arguments.output and failure is None:
             say(f"\nplan written to {arguments.output}")

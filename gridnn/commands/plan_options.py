@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from gridnn.commands.stages import SCHEDULES
-from gridnn.commands.words import DEFAULT_MACHINE, ITEMSIZE, add_json, add_network, parser
+from gridnn.commands.words import DEFAULT_MACHINE, add_dtype, add_json, add_network, parser
 
 METHODS = ("dynamic", "uniform", "data", "model", "owt", "fc-only", "mcmc")
 
@@ -58,9 +58,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="N",
         help="forward and backward passes a batch is split into (1; of stages, without batch norm, what is fastest)",
     )
-    add(
-        "--dtype", choices=list(ITEMSIZE), default="float32", help="type of weights and activations (float32)"
-    )
+    add_dtype(words, "float32")
+    words.set_defaults(dtype="float32")
     add_network(words)
     add(
         "--schedule",

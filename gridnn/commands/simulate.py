@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from gridnn.commands.show import LAYERS, finite, layer_rows, table, totals
 from gridnn.commands.stages import layer_values, result_values, stage_lines
-from gridnn.commands.words import Say, add_plan, check_target, parser, read_job, write_whole
+from gridnn.commands.words import (
+    Say,
+    add_plan,
+    check_target,
+    mismatch_lines,
+    parser,
+    read_job,
+    with_mismatch,
+    write_whole,
+)
 from gridnn.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +30,7 @@ if TYPE_CHECKING:
 _EXAMPLES = """\
   gridnn simulate plan.json                              seconds, bytes and memory of a step
   gridnn simulate plan.json --machine h100               the same plan on another machine
+  gridnn simulate plan.json --dtype bf16                 the same plan in compute.precision = "bf16"
   gridnn simulate plan.json --trace step.json            its timeline, for Perfetto or chrome://tracing
 """
 
@@ -43,9 +53,10 @@ def main(argv: Sequence[str], say: Say) -> None:
     result = outcome(job, plan.schemes)
     simulator = _simulator(job, plan) if job.procs <= SIMULATED else None
     if arguments.json:
-        say(json.dumps(finite(_values(job, result, simulator)), indent=2, allow_nan=False))
+        values = with_mismatch(_values(job, result, simulator), job, plan.dtype)
+        say(json.dumps(finite(values), indent=2, allow_nan=False))
     else:
-        for line in _lines(job, plan, result, simulator):
+        for line in [*_lines(job, plan, result, simulator), *mismatch_lines(job, plan.dtype)]:
             say(line)
     if arguments.trace and simulator is not None:
         from gridnn.plan.simulate.timeline import timeline
@@ -72,9 +83,9 @@ def _staged(job: Job, plan: Plan, arguments: argparse.Namespace, say: Say) -> No
             "layers": layer_values(result, staged),
         }  # fmt: skip
         del values["cuts"]  # `gridnn explain` moves them
-        say(json.dumps(finite(values), indent=2, allow_nan=False))
+        say(json.dumps(finite(with_mismatch(values, job, plan.dtype)), indent=2, allow_nan=False))
         return
-    for line in stage_lines(job, staged, result):
+    for line in [*stage_lines(job, staged, result), *mismatch_lines(job, plan.dtype)]:
         say(line)
     if arguments.trace:
         say(f"\ntimeline written to {arguments.trace}")

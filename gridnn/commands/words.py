@@ -6,20 +6,41 @@ import argparse
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gridnn.errors import InputError
+from gridnn.geometry.traffic import Widths
 
 if TYPE_CHECKING:
+    from gridnn.cost.machine import Machine
+    from gridnn.network.graph import Network
     from gridnn.network.source import Source
     from gridnn.plan.plan import Plan
     from gridnn.plan.problem import Job
 
 Say = Callable[[str], None]
-ITEMSIZE = {"float32": 4, "float64": 8, "bfloat16": 2}
-"""Bytes of an element by type."""
+
+
+class Elements(NamedTuple):
+    """A type of a job's elements: their bytes, and in which `compute.precision` that is computed."""
+
+    widths: Widths
+    precision: str
+
+
+DTYPES = {
+    "float32": Elements(Widths(4, 4), "float32"),
+    "tf32": Elements(Widths(4, 4), "tf32"),
+    "bf16": Elements(Widths(2, 4), "bf16"),
+    "float64": Elements(Widths(8, 8), "float64"),
+    "bfloat16": Elements(Widths(2, 2), "bf16"),
+}
+"""What `--dtype` may be; "bf16" is a run's: parameters and sums keep four bytes, which "bfloat16" does not."""
+ITEMSIZE = {name: DTYPES[name].widths.parameter for name in ("float32", "float64", "bfloat16")}
+"""Bytes of an element where all are alike, by type."""
 DEFAULT_MACHINE = "laptop"
 
 
@@ -56,7 +77,16 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     add("--network", metavar="NETWORK", help="the plan's network; left out, what the plan says")
     add_network(parser)
     add_machine(parser, "what the plan says")
+    add_dtype(parser, "what the plan says")
     add_json(parser)
+
+
+def add_dtype(parser: argparse.ArgumentParser, otherwise: str) -> None:
+    """Add the choice of a type; `otherwise` says what it is when left out."""
+    what = (
+        "type of weights and activations; tf32, bf16: as compute.precision of a run; left out, " + otherwise
+    )
+    parser.add_argument("--dtype", choices=list(DTYPES), help=what)
 
 
 def add_machine(parser: argparse.ArgumentParser, otherwise: str) -> None:
@@ -78,7 +108,7 @@ def source_of(arguments: argparse.Namespace) -> Source:
 
 
 def read_job(path: str, arguments: argparse.Namespace) -> tuple[Job, Plan]:
-    """Return the job of a plan file, and the plan.
+    """Return the job of a plan file, and the plan, whose dtype is the command line's if that has one.
 
     Raises
     ------
@@ -88,7 +118,6 @@ def read_job(path: str, arguments: argparse.Namespace) -> tuple[Job, Plan]:
     from gridnn.cost.machine import load_machine
     from gridnn.network.source import open_network
     from gridnn.plan.plan import open_plan
-    from gridnn.plan.problem import Job
 
     file = open_plan(Path(path))
     source = source_of(arguments) if arguments.network else file.model
@@ -100,10 +129,34 @@ def read_job(path: str, arguments: argparse.Namespace) -> tuple[Job, Plan]:
         raise InputError("--input, --classes and --option are those of --network; name it, or leave them out")
     network = open_network(source)
     plan = file.plan(network)
-    if plan.dtype not in ITEMSIZE:
-        raise InputError(f'plan file {path}: dtype "{plan.dtype}"; use one of {", ".join(ITEMSIZE)}')
+    plan = replace(plan, dtype=getattr(arguments, "dtype", None) or plan.dtype)
+    if plan.dtype not in DTYPES:
+        raise InputError(f'plan file {path}: dtype "{plan.dtype}"; use one of {", ".join(DTYPES)}')
     machine = load_machine(arguments.machine or plan.machine or DEFAULT_MACHINE)
-    return Job(network, machine, plan.procs, plan.batch, plan.passes, ITEMSIZE[plan.dtype]), plan
+    return job_of(network, machine, plan.procs, plan.batch, plan.passes, plan.dtype), plan
+
+
+def job_of(network: Network, machine: Machine, procs: int, batch: int, passes: int, dtype: str) -> Job:
+    """Return the job of a type of `DTYPES`, its machine priced for the widths of that."""
+    from gridnn.plan.problem import Job
+
+    widths = DTYPES[dtype].widths
+    narrow = widths.activation if widths.activation != widths.parameter else 0
+    return Job(
+        network, machine.at(widths), procs, batch, passes, widths.parameter, activation_bytes=narrow
+    )  # fmt: skip
+
+
+def mismatch_lines(job: Job, dtype: str) -> list[str]:
+    """Return a line where the machine was measured in another precision than the type's, else none."""
+    told = job.machine.mismatch(DTYPES[dtype].precision)
+    return [f"note        {told}"] * bool(told)
+
+
+def with_mismatch(values: Mapping[str, Any], job: Job, dtype: str) -> dict[str, Any]:
+    """Return the values of an answer, and the same among its notes."""
+    told = job.machine.mismatch(DTYPES[dtype].precision)
+    return {**values, "notes": [*values.get("notes", ()), told]} if told else dict(values)
 
 
 def check_target(path: str | None) -> None:

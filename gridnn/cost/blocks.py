@@ -10,7 +10,7 @@ from operator import mul
 import numpy as np
 from numpy.typing import NDArray
 
-from gridnn.cost.compute import WEIGHTED
+from gridnn.cost.compute import WEIGHTED, at_width
 from gridnn.cost.machine import Machine
 from gridnn.cost.profile import Pass
 from gridnn.network import spec as s
@@ -46,7 +46,8 @@ def block_seconds(
     else:
         taps = prod(w.kernel for w in spec.windows) if isinstance(spec, s.Pool) else 1
         touched = taps * results + np.sum(reads, axis=0)
-    product_s, touched_s = flops / machine.flops_per_s, touched * machine.touch_s_per_element
+    product_s = flops / machine.flops_per_s
+    touched_s = touched * machine.touch_s_per_element * machine.narrower(machine.element_bytes)
     total = np.zeros_like(results)
     for pass_ in passes:
         seconds = machine.layer_s + product_s + (0 if pass_ == "weights" else touched_s)
@@ -83,4 +84,4 @@ def _measured(
     assert machine.profile is not None
     blocks, which = np.unique(np.stack([*x, *y], axis=1).astype(np.int64), axis=0, return_inverse=True)
     found = machine.profile.seconds_of_blocks(spec, pass_, blocks[:, : len(x)], blocks[:, len(x) :])
-    return otherwise if found is None else found[which.reshape(-1)]
+    return otherwise if found is None else at_width(machine, spec, found)[which.reshape(-1)]

@@ -1,9 +1,28 @@
-"""The arithmetic of a layer on one rank: operations and elements touched, from its boxes, and their seconds."""
+"""The arithmetic of a layer on one rank: operations and elements touched, from its boxes, and their seconds.
+
+Seconds were measured with arrays of one width, and a job may have another (`Machine.at`).  What of them scales by
+``width of the job / width of what was measured``, of activations but where it says otherwise:
+
+| seconds of                                   | by rates                   | by the profile           |
+|----------------------------------------------|----------------------------|--------------------------|
+| a pass at least (`layer_s`)                  | as measured                | as measured              |
+| a product                                    | as measured                | as measured, all of it   |
+| elements that a product's pass touches       | by width                   | in the product           |
+| layers without weights                       | by width                   | above `layer_s` by width |
+| the update                                   | by the width of parameters |                          |
+
+Assumed is that what has no product waits for memory: half of the bytes take half of the time.  That holds for large
+blocks; small ones, and kernels that wait for their arithmetic (gelu, softmax), gain less than is told.  How much faster
+a product is in another precision nobody knows who has not measured it, so it stays; `Machine.mismatch` says so.
+"""
 
 from __future__ import annotations
 
 from math import prod
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gridnn.cost.machine import Machine
 from gridnn.cost.profile import BlockShape, Pass
@@ -13,6 +32,7 @@ from gridnn.network.count import multiply_adds
 from gridnn.network.graph import INPUT
 from gridnn.network.placed import PlacedLayer
 
+Floats = NDArray[np.float64]
 WEIGHTED = (s.Conv, s.ConvTranspose, s.Linear, s.LSTM)
 """Kinds with a product of inputs and weights, and so three products a step."""
 
@@ -60,7 +80,7 @@ def pass_seconds(layer: PlacedLayer, rank: int, machine: Machine, pass_: Pass) -
             layer.node.spec, pass_, BlockShape(extents_of(need), extents_of(raw))
         )
         if measured is not None:
-            return measured
+            return float(at_width(machine, layer.node.spec, np.asarray(measured)))
     work = forward_work(layer, rank)
     return work_seconds(machine, Work(work.product_flops, 0 if pass_ == "weights" else work.touched))
 
@@ -76,4 +96,21 @@ def masked_seconds(layer: PlacedLayer, rank: int, machine: Machine) -> float:
 def work_seconds(machine: Machine, work: Work) -> float:
     """Return the seconds of one pass by the machine's rates."""
     product_s = work.product_flops / machine.flops_per_s
-    return machine.layer_s + product_s + work.touched * machine.touch_s_per_element
+    touched_s = work.touched * machine.touch_s_per_element * machine.narrower(machine.element_bytes)
+    return machine.layer_s + product_s + touched_s
+
+
+def at_width(machine: Machine, spec: s.LayerSpec, measured_s: Floats) -> Floats:
+    """Return what a profile's seconds of passes of a layer are at the width of the job's activations.
+
+    Parameters
+    ----------
+    measured_s
+        As the machine's profile tells them; an empty block takes none.
+    """
+    assert machine.profile is not None
+    factor = machine.narrower(machine.profile.element_bytes)
+    if factor == 1 or isinstance(spec, WEIGHTED):
+        return measured_s
+    calls_s = np.minimum(measured_s, machine.layer_s)
+    return np.asarray(calls_s + (measured_s - calls_s) * factor)

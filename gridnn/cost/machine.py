@@ -12,6 +12,13 @@ A message that goes on beside arithmetic is not free where the rank's own cores 
 
     overlap = 1      compute |=========|          overlap = 0.5    compute |##=========|       # carries bytes
                      wire    |......|                              wire       |...|
+
+A rank's rates were measured with elements of some width, and a job may have others (`Machine.at`; what scales by which
+width is in `cost.compute`):
+
+    rate measured in     touch_s_per_element is of      a job of bf16: Widths(2, 4)
+    float32, tf32        4 bytes                        activations half of it, parameters all of it
+    bf16                 2 bytes                        activations all of it, parameters twice that
 """
 
 from __future__ import annotations
@@ -26,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gridnn.errors import InputError
+from gridnn.geometry.traffic import Widths
 
 if TYPE_CHECKING:
     from gridnn.cost.profile import Profile
@@ -86,6 +94,10 @@ class Machine:
     overlap
         Share, 0 to 1, of the seconds of a movement beside arithmetic in which the rank computes on; the rest it
         spends on carrying.  1 with a network card that needs no core, 0 where ranks copy through memory.
+    element_bytes
+        Of the element that `touch_s_per_element` is of; a file's is as wide as those of its profile.
+    activation_bytes
+        Of an element of the arrays between layers that are priced; 0: the same.
     """
 
     name: str
@@ -100,6 +112,41 @@ class Machine:
     profile: Profile | None = None
     overlap: float = 1.0
     speeds: Mapping[str, float] = field(default_factory=dict)
+    element_bytes: int = 4
+    activation_bytes: int = 0
+
+    @property
+    def widths(self) -> Widths:
+        """Bytes of the elements that are priced; `touch_s_per_element` is of a parameter's."""
+        return Widths(self.activation_bytes or self.element_bytes, self.element_bytes)
+
+    def at(self, widths: Widths) -> Machine:
+        """Return the machine with its rate of touched elements for a job's widths; the same for those it has.
+
+        An element takes as long as its bytes, the assumption of `cost.compute`.
+        """
+        if widths == self.widths:
+            return self
+        touch_s = self.touch_s_per_element * (widths.parameter / self.element_bytes)
+        return replace(
+            self, touch_s_per_element=touch_s, element_bytes=widths.parameter, activation_bytes=widths.activation
+        )  # fmt: skip
+
+    def narrower(self, measured_bytes: int) -> float:
+        """Return how many times as wide as what was measured an element between layers is."""
+        return self.widths.activation / measured_bytes
+
+    def mismatch(self, precision: str) -> str:
+        """Return what is to be said where a job's precision is not that of the profile; nothing where it is."""
+        if self.profile is None or self.profile.precision == precision:
+            return ""
+        from gridnn.cost.profile import PRECISIONS
+
+        return (
+            f"machine {self.name} was measured in {self.profile.precision}, and this computes in {precision}: products "
+            "are priced as they were measured, other layers by the width of their elements"
+            + (f"; measure one: gridnn calibrate --precision {precision}" if precision in PRECISIONS else "")
+        )
 
     def beside(self, moving_s: float, computing_s: float) -> float:
         """Return the seconds of a movement and of the arithmetic that goes on beside it."""
@@ -159,8 +206,11 @@ def dumps(machine: Machine, profile: str | None = None) -> str:
     Parameters
     ----------
     profile
-        Name of the file that holds the machine's profile, relative to the machine file.
+        Name of the file that holds the machine's profile, relative to the machine file.  Rates are written for
+        elements as wide as the profile's, or of 4 bytes without one: a reader takes them so.
     """
+    width = _width(machine.profile if profile else None)
+    machine = machine.at(Widths(width, width))
     lines = [f"{key} = {_quoted(getattr(machine, key))}" for key in ("name", "source", "date")]
     lines += [f"profile = {_quoted(profile)}"] if profile else []
     lines += ["", "[rank]", *(f"{key} = {getattr(machine, key)!r}" for key in (*RANK_KEYS, "overlap"))]
@@ -176,6 +226,11 @@ def dumps(machine: Machine, profile: str | None = None) -> str:
 def _quoted(text: str) -> str:
     """Return a TOML string: what JSON writes is one, but for the delete character."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _width(profile: Profile | None) -> int:
+    """Return the bytes of the element that a file's rates are of."""
+    return 4 if profile is None else profile.element_bytes
 
 
 class _Reader:
@@ -195,6 +250,7 @@ class _Reader:
             raise self._wrong("needs at least one [[level]], from the inside out")
         levels = tuple(self._level(entry, f"[[level]] {at}") for at, entry in enumerate(entries, 1))
         self._nested(levels)
+        profile = self._profile(table)
         return Machine(
             self._text(table, "name", ""),
             self._text(table, "source", ""),
@@ -205,9 +261,10 @@ class _Reader:
             int(self._number(rank, "memory_bytes", "[rank]")),
             levels,
             self._algorithms(table.get("algorithms", {})),
-            self._profile(table),
+            profile,
             self._share(rank, "overlap", "[rank]"),
             self._speeds(table.get("speeds", {})),
+            _width(profile),
         )
 
     def _wrong(self, what: str) -> InputError:

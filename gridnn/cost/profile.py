@@ -35,6 +35,8 @@ from gridnn.errors import InputError
 from gridnn.network import spec as s
 
 VERSION = 1
+PRECISIONS = {"float32": 4, "tf32": 4, "bf16": 2, "bfloat16": 4}
+"""Bytes of an element of the arrays between layers in each `compute.precision` of a run."""
 Pass = Literal["forward", "data", "weights"]
 PASSES: tuple[Pass, ...] = ("forward", "data", "weights")
 Floats = NDArray[np.float64]
@@ -117,11 +119,17 @@ class Sample:
 
 @dataclass(frozen=True)
 class Profile:
-    """Measured blocks, where they come from (machine, kernels, threads) and when."""
+    """Measured blocks, where they come from (machine, kernels, threads), when, and in which of `PRECISIONS`."""
 
     source: str
     date: str
     samples: tuple[Sample, ...]
+    precision: str = "float32"
+
+    @property
+    def element_bytes(self) -> int:
+        """Of the arrays between layers that were measured."""
+        return PRECISIONS[self.precision]
 
     def seconds(self, layer: s.LayerSpec, pass_: Pass, block: BlockShape) -> float | None:
         """Return the seconds of one pass of a layer over a block; None if its family was not measured.
@@ -243,9 +251,18 @@ def read_profile(path: Path) -> Profile:
         raise InputError(
             f"profile {path}: version {version}, this gridnn reads {VERSION}; measure again: gridnn calibrate"
         )
+    precision = table.get("precision", "float32")  # what gridnn measured in before it wrote one
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        raise InputError(
+            f"profile {path}: precision {precision!r} is not one of {', '.join(PRECISIONS)}; measure again: gridnn "
+            "calibrate --precision"
+        )
     try:
         return Profile(
-            str(table["source"]), str(table["date"]), tuple(_sample(row) for row in table["layers"])
+            str(table["source"]),
+            str(table["date"]),
+            tuple(_sample(row) for row in table["layers"]),
+            precision,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
@@ -257,7 +274,9 @@ def read_profile(path: Path) -> Profile:
 def write_profile(profile: Profile, path: Path) -> None:
     """Write a profile as JSON, one measured block a line."""
     rows = ",\n".join("  " + json.dumps(asdict(sample)) for sample in profile.samples)
-    head = f'"version": {VERSION},\n "source": {json.dumps(profile.source)},\n "date": {json.dumps(profile.date)}'
+    head = f'"version": {VERSION}'
+    for key in ("source", "date", "precision"):
+        head += f",\n {json.dumps(key)}: {json.dumps(getattr(profile, key))}"
     path.write_text(f'{{{head},\n "layers": [\n{rows}\n ]}}\n', encoding="utf-8")
 
 

@@ -44,6 +44,9 @@ class Job:
             raise InputError(f"{self.procs} processes: a plan needs at least 1; give --procs 1 or more")
         if self.passes < 1 or self.batch < self.passes:
             raise InputError(f"batch {self.batch} in {self.passes} passes: each needs a sample at least")
+        object.__setattr__(
+            self, "machine", self.machine.at(self.widths)
+        )  # its rates are those of these widths
 
     @property
     def per_pass(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gridnn.cost.machine import load_machine
+from gridnn.cost.machine import Machine, load_machine
 from gridnn.cost.price import price_plan
 from gridnn.errors import InputError
 from gridnn.geometry.grid import GridShape
@@ -56,6 +56,8 @@ class Job:
         Of the placed network, if the plan has some.
     widths
         Bytes of elements; None: all are as wide as parameters.
+    said
+        What is worth saying of the prices beside the plan.
     """
 
     network: Network
@@ -65,6 +67,7 @@ class Job:
     rest: PlacedNetwork | None = None
     stages: Stages | None = None
     widths: Widths | None = None
+    said: tuple[str, ...] = ()
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -117,7 +120,7 @@ def choose(config: Config, train: Dataset, procs: int) -> Job:
         ranks_of(stages, schemes)
     placed = place_network(whole, schemes, -(-batch // passes), procs)
     rest = place_network(whole, schemes, batch // passes, procs) if batch % passes else None
-    machine = load_machine(config.plan.machine)
+    machine = machine_of(config)
     cost = price_plan(
         placed, machine, widths(config), passes, bucket_bytes=config.train.bucket_bytes,
         cut_optimizer=config.train.cut_optimizer, states=states(config.train),
@@ -142,7 +145,14 @@ def choose(config: Config, train: Dataset, procs: int) -> Job:
         model=model,
         machine=config.plan.machine,
     )
-    return Job(network, plan, placed, passes, rest, stages, widths(config))
+    mismatch = machine.mismatch(config.compute.precision)
+    said = (f"WARNING: plan.machine: {mismatch}",) if mismatch else ()
+    return Job(network, plan, placed, passes, rest, stages, widths(config), said)
+
+
+def machine_of(config: Config) -> Machine:
+    """Return the machine that plans are priced on, with its rates for the widths of a run."""
+    return load_machine(config.plan.machine).at(widths(config))
 
 
 def widths(config: Config) -> Widths:
@@ -204,7 +214,7 @@ def _told_of_heads(network: Network, stages: Stages) -> str:
 
 def _planned(config: Config, network: Network, procs: int) -> Plan:
     """Return the planner's plan, or the best known one where the planner's gain may be an error of the model."""
-    job, machine = _job(config, network, procs), load_machine(config.plan.machine)
+    job, machine = _job(config, network, procs), machine_of(config)
     wanted = config.plan.schedule
     if config.plan.stages or wanted not in ("auto", "sequential"):
         return _pipeline(config, job)
@@ -245,7 +255,7 @@ def _schedule(config: Config) -> str:
 def _job(config: Config, network: Network, procs: int) -> problem.Job:
     """Return the planner's job of a configuration."""
     return problem.Job(
-        network, load_machine(config.plan.machine), procs, config.train.batch, config.train.accumulate,
+        network, machine_of(config), procs, config.train.batch, config.train.accumulate,
         np.dtype(config.train.dtype).itemsize, states(config.train), widths(config).activation,
     )  # fmt: skip
 

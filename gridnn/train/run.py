@@ -102,7 +102,7 @@ def prepare(
         Order(train.count, config.train.batch, config.train.seed)
         config.data.augment.checked(train)
     engine = engine_of(world, config, threads, choices, environment or {})  # agrees by itself
-    for line in words(world, engine, config.compute, threads):
+    for line in (*job.said, *words(world, engine, config.compute, threads)):
         console.say(line)
     return Run(world, config, console, train, test, job, engine, threads, choices)
 

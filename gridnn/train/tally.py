@@ -19,7 +19,6 @@ import numpy as np
 
 from gridnn.comm.agree import agreed
 from gridnn.comm.world import World, mpi_version
-from gridnn.cost.machine import load_machine
 from gridnn.cost.memory import predict_memory
 from gridnn.errors import TrafficError
 from gridnn.geometry.traffic import Traffic
@@ -28,7 +27,7 @@ from gridnn.plan.pipeline.costs import StageCost
 from gridnn.plan.pipeline.memory import stage_memory
 from gridnn.plan.pipeline.simulate import simulate
 from gridnn.plan.pipeline.stagecost import held_bytes, pipeline_cost
-from gridnn.train.choose import Job
+from gridnn.train.choose import Job, machine_of
 from gridnn.train.folder import versions
 from gridnn.train.optimizer import states
 from gridnn.train.record import PipelineRecord, StageRecord, Summary
@@ -155,7 +154,7 @@ def _pipeline(
     if world.rank == 0:  # who has the spans
         t, schedule = config.train, job.schedule
         told = simulate(schedule, pipeline_cost(
-            job.placed, job.stages, load_machine(config.plan.machine), job.widths or np.dtype(t.dtype).itemsize,
+            job.placed, job.stages, machine_of(config), job.widths or np.dtype(t.dtype).itemsize,
             job.passes,
             states=states(t), bucket_bytes=t.bucket_bytes, cut_optimizer=t.cut_optimizer,
         ))  # fmt: skip

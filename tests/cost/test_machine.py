@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from gridnn.cost.collectives import allgather_s, allreduce_s
 from gridnn.cost.machine import Level, Machine, dumps, load_machine, machine_names
 from gridnn.errors import InputError
+from gridnn.geometry.traffic import Widths
 
 GOOD = """
 name = "pair"
@@ -159,3 +161,47 @@ def test_a_profile_is_read_from_beside_the_file(tmp_path: Path) -> None:
     machine = load_machine(written(tmp_path, 'profile = "layers.json"\n' + GOOD))
     assert machine.profile is not None and machine.profile.source == "s"
     assert load_machine(written(tmp_path, dumps(machine, "layers.json"))) == machine
+    assert machine.element_bytes == 4 and machine.widths == Widths(4, 4)
+
+
+def of_bf16(folder: Path) -> Machine:
+    """A machine whose profile was measured in bf16."""
+    (folder / "bf16.json").write_text(
+        '{"version": 1, "source": "s", "date": "d", "precision": "bf16", "layers": []}'
+    )
+    return load_machine(written(folder, 'profile = "bf16.json"\n' + GOOD))
+
+
+def test_rates_are_of_elements_as_wide_as_the_profiles(tmp_path: Path) -> None:
+    machine = of_bf16(tmp_path)
+    assert (machine.touch_s_per_element, machine.element_bytes) == (1e-10, 2)
+    assert machine.widths == Widths(2, 2), "of the file: nobody said what a job has"
+    priced = machine.at(Widths(2, 4))
+    assert (priced.touch_s_per_element, priced.widths) == (2e-10, Widths(2, 4))
+    assert priced.narrower(priced.element_bytes) == 0.5 and machine.narrower(2) == 1
+    assert priced.at(Widths(2, 4)) is priced and priced.at(Widths(2, 2)).touch_s_per_element == 1e-10
+    assert load_machine("h100").at(Widths(4, 4)) == load_machine("h100"), "nothing changes for float32"
+
+
+def test_a_file_has_the_rates_that_its_reader_takes(tmp_path: Path) -> None:
+    """As wide as the profile's elements, or of four bytes without one, whatever they were priced for."""
+    machine = of_bf16(tmp_path)
+    for priced in (machine, machine.at(Widths(2, 4)), machine.at(Widths(4, 4))):
+        assert load_machine(written(tmp_path, dumps(priced, "bf16.json"))) == replace(
+            machine, activation_bytes=0
+        )
+        bare = load_machine(written(tmp_path, dumps(priced)))
+        assert bare.profile is None and (bare.touch_s_per_element, bare.element_bytes) == (2e-10, 4)
+        assert bare.at(Widths(2, 4)).widths == Widths(2, 4)
+
+
+def test_another_precision_than_the_profiles_is_told(tmp_path: Path) -> None:
+    machine = of_bf16(tmp_path)
+    assert machine.mismatch("bf16") == machine.at(Widths(4, 4)).mismatch("bf16") == ""
+    told = machine.mismatch("tf32")
+    assert "machine pair was measured in bf16, and this computes in tf32" in told
+    assert told.endswith("gridnn calibrate --precision tf32")
+    assert "float64" in machine.mismatch("float64") and "calibrate" not in machine.mismatch("float64")
+    assert load_machine("h100").mismatch("bf16") == "", (
+        "rates of a data sheet say themselves what they are of"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from gridnn.cost.profile import (
     PASSES,
+    PRECISIONS,
     BlockShape,
     Profile,
     Sample,
@@ -150,9 +152,22 @@ def test_fit_finds_known_coefficients() -> None:
     assert nonnegative_fit(falling, np.array([5.0, 4, 3, 2, 1]))[1] == 0
 
 
-def test_file_and_back(measured: Profile, tmp_path: Path) -> None:
-    write_profile(measured, tmp_path / "p.json")
-    assert read_profile(tmp_path / "p.json") == measured
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_file_and_back(measured: Profile, tmp_path: Path, precision: str) -> None:
+    profile, path = replace(measured, precision=precision), tmp_path / "p.json"
+    write_profile(profile, path)
+    assert read_profile(path) == profile and json.loads(path.read_text())["precision"] == precision
+    assert profile.element_bytes == (2 if precision == "bf16" else 4)
+
+
+def test_a_file_that_says_no_precision_is_of_float32(measured: Profile, tmp_path: Path) -> None:
+    """As gridnn wrote them before it measured in others."""
+    path = tmp_path / "p.json"
+    write_profile(measured, path)
+    table = json.loads(path.read_text())
+    del table["precision"]
+    path.write_text(json.dumps(table))
+    assert read_profile(path) == measured and measured.precision == "float32"
 
 
 def test_bad_files(measured: Profile, tmp_path: Path) -> None:
@@ -167,6 +182,11 @@ def test_bad_files(measured: Profile, tmp_path: Path) -> None:
         ("[]", "version None"),
         (json.dumps({**good, "version": 2}), "version 2, this gridnn reads 1"),
         (json.dumps({"version": 1, "date": "", "layers": []}), "'source'"),
+        (
+            json.dumps({**good, "precision": "half"}),
+            "precision 'half' is not one of float32, tf32, bf16, bfloat16",
+        ),
+        (json.dumps({**good, "precision": ["bf16"]}), "precision ['bf16'] is not one of"),
         (json.dumps({**good, "layers": [{**layer, "forward_s": 0}]}), "forward_s above 0"),
         (json.dumps({**good, "layers": [{**layer, "data_s": -1}]}), "none negative"),
         (json.dumps({**good, "layers": [{**layer, "data_s": float("nan")}]}), "seconds"),

@@ -283,6 +283,7 @@ def test_one_rank_measures_layers_only(tmp_path: Path) -> None:
         (("-o", "m.toml", "--network", "vgg16", "--batch", "1.5"), "'1.5' is not a whole number above 0"),
         (("-o", "m.toml", "--kwick"), "unrecognized"),
         (("-o", "m.toml", "--device", "tpu"), "invalid choice: 'tpu'"),
+        (("-o", "m.toml", "--precision", "half"), "invalid choice: 'half'"),
     ],
 )
 @pytest.mark.parametrize("quiet", [False, True])
@@ -301,6 +302,7 @@ def test_bad_words(
         (("-o", "mine.json"), "ends in .toml"),
         (("-o", "m.toml", "--network", "resnet21"), 'did you mean "resnet'),
         (("-o", "m.toml", "--ranks-per-node", "3"), "--ranks-per-node 3: 2 ranks"),
+        (("-o", "m.toml", "--precision", "bf16"), 'take compute.device = "gpu", or for a processor'),
     ],
 )
 def test_bad_jobs_end_on_all_ranks(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
@@ -323,6 +325,25 @@ def test_targets(tmp_path: Path) -> None:
 def test_help(tmp_path: Path) -> None:
     done = start(2, tmp_path, "--help")
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.count("examples:") == 1
+
+
+def test_what_is_measured_is_what_computes() -> None:
+    """A processor that stands in for a device knows neither of its precisions."""
+    assert [run._precision(None, asked) for asked in ("float32", "tf32", "bfloat16")] == [
+        "float32", "float32", "bfloat16",
+    ]  # fmt: skip
+
+
+def test_a_written_file_says_the_precision(tmp_path: Path) -> None:
+    profile = Profile("s", "d", (), "bf16")
+    machine = Machine(
+        "m", "s", "d", 1e11, 1e-10, 1e-5, 1 << 30, LEVELS, profile=profile, element_bytes=profile.element_bytes
+    )  # fmt: skip
+    report.write_machine(machine, profile, tmp_path / "m.toml")
+    assert load_machine(str(tmp_path / "m.toml")) == machine
+    rate = fit.Rate(1e-10, 0.1, 0.2)
+    said = "\n".join(report.layer_lines(rate, rate, 1e-5, profile, [0.1]))
+    assert "0 families in bf16" in said and "elements, 2 bytes" in said
 
 
 def test_a_disk_that_does_not_take_it(tmp_path: Path) -> None:

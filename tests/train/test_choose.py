@@ -11,7 +11,7 @@ from gridnn.errors import InputError
 from gridnn.network import zoo
 from gridnn.plan.problem import Job
 from gridnn.plan.search import MODEL_ERROR, search
-from gridnn.train.choose import choose, choose_plan
+from gridnn.train.choose import choose, choose_plan, machine_of, widths
 from gridnn.train.config import load_config
 from gridnn.train.data import open_data
 from gridnn.train.sections import Config
@@ -51,6 +51,31 @@ def test_a_machine_may_be_a_file(tmp_path: Path) -> None:
     assert (job.plan.machine, job.plan.predicted["machine"]) == (str(path), "mine")
     with pytest.raises(InputError, match='machine "cray" is not known'):
         choose_plan(config("plan.machine=cray"), NETWORK, 2)
+
+
+def test_a_profile_in_another_precision_is_told_once(tmp_path: Path) -> None:
+    """And where it is the run's nothing is said; the planner's rates are for the widths of the run."""
+    words = ["train.batch=4", "train.dtype=float32", "compute.device=gpu"]
+    for measured in ("float32", "bf16"):
+        (tmp_path / "p.json").write_text(
+            f'{{"version": 1, "source": "s", "date": "d", "precision": "{measured}", "layers": []}}'
+        )
+        path = tmp_path / f"{measured}.toml"
+        path.write_text(f'profile = "p.json"\n{dumps(load_machine("h100"))}')
+        for asked in ("float32", "tf32", "bf16"):
+            given = config(*words, f"plan.machine={path}", f"compute.precision={asked}")
+            job = choose(given, open_data("digits", "train", given.data.options), 2)
+            told = [
+                line
+                for line in job.said
+                if line.startswith("WARNING: plan.machine: machine h100 was measured in")
+            ]
+            assert len(told) == len(job.said) == (asked != measured)
+            assert all(f"in {measured}, and this computes in {asked}" in line for line in told)
+            machine = machine_of(given)
+            rate_s = load_machine("h100").touch_s_per_element * (2 if measured == "bf16" else 1)
+            assert machine.touch_s_per_element == pytest.approx(rate_s)
+            assert machine.widths == widths(given)
 
 
 @pytest.mark.parametrize("name", ["rnntc", "rnnlm", "nmt"])

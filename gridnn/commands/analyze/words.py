@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gridnn.commands.words import ITEMSIZE, Say, add_json, add_network, check_target, source_of, write_whole
 from gridnn.commands.words import parser as command_parser
 from gridnn.errors import InputError
+from gridnn.geometry.traffic import Widths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,6 +101,7 @@ def study_of(arguments: argparse.Namespace) -> Study:
 
     network = open_network(source_of(arguments))
     machine, itemsize = load_machine(arguments.machine), ITEMSIZE[arguments.dtype]
+    machine = machine.at(Widths(itemsize, itemsize))
     return Study(network, machine, arguments.batch, arguments.passes, itemsize)
 
 

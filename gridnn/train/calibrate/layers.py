@@ -4,6 +4,9 @@
     data       `Layer.backward`                                Python, the same memory, the same choice of kernels
     weights    `Layer.weigh`
 
+Arrays between layers are of the type that the engine stores them in (bfloat16 of two bytes with `precision = "bf16"`),
+weights are multiplied by as a run does: by a copy of them in that type, made beforehand as a run makes it once a step.
+
 On a device each pass begins and ends with the host waiting for it, so what a run would start meanwhile is not hidden:
 passes of next to no work take what a launch and a wait take.
 
@@ -121,7 +124,10 @@ def _time(world: World, alone: World, engine: Engine, block: Block) -> Times:
     placed = block.placed
     arena = Arena(alone, placed, np.float32, 1 << 62, False, engine=engine)
     arena.initialise(seed=0)
-    layer = make_layer(alone, placed.layers[0], np.float32, arena.parameters["block"], engine)
+    arena.round()
+    layer = make_layer(
+        alone, placed.layers[0], engine.activations(np.float32), arena.parameters["block"], engine
+    )
     inputs = [_numbers(engine, shape) for shape in block.inputs]
     dy = _numbers(engine, extents_of(layer.out))
     for _ in range(2):  # the first call chooses kernels, which says nothing of how long one takes
@@ -129,10 +135,15 @@ def _time(world: World, alone: World, engine: Engine, block: Block) -> Times:
         warm_s = sum(_passes(layer, inputs, dy))
     repeats = world.comm.bcast(min(MOST_REPEATS, max(LEAST_REPEATS, int(SHORT_S / max(warm_s, 1e-9)))))
     taken, others = [], np.zeros(0 if isinstance(engine, GpuEngine) else OTHERS_BYTES, np.uint8)
+    fresh = [_numbers(engine, shape) for shape in block.inputs] if isinstance(engine, GpuEngine) else []
     for _ in range(repeats):
         arena.begin()
         others += 1
-        for x in inputs:
+        for x, numbers in zip(
+            inputs, fresh, strict=False
+        ):  # CuPy copies bfloat16, and computes nothing in it
+            x[...] = numbers
+        for x in inputs[len(fresh) :]:
             x += 0
         world.comm.Barrier()
         taken.append(_passes(layer, inputs, dy))
@@ -162,8 +173,11 @@ def _passes(layer: Layer, inputs: Sequence[Array], dy: Array) -> Times:
 def _judged(layer: Loss, x: Array) -> Times:
     spec = layer.placed.node.spec
     classes = isinstance(spec, s.SoftmaxCrossEntropy)
-    zeros = np.zeros((len(x), *x.shape[2:]), np.int64) if classes else np.zeros_like(x)
-    target, now = layer.engine.take(zeros) if classes else zeros, partial(now_s, layer.engine)
+    now, on_device = partial(now_s, layer.engine), isinstance(layer.engine, GpuEngine)
+    if classes:
+        target = layer.engine.take(np.zeros((len(x), *x.shape[2:]), np.int64))
+    else:  # as a loader brings it: in the type of parameters
+        target = layer.engine.take(np.zeros(x.shape, np.float32)) if on_device else np.zeros_like(x)
     start_s = now()
     layer.judge(x, target, len(x), score=False)
     forward_s = now()
@@ -180,7 +194,7 @@ def now_s(engine: interface.Engine) -> float:
 
 def _numbers(engine: Engine, shape: tuple[int, ...]) -> Array:
     """Return numbers between -0.5 and 0.5: a rectifier keeps about half of them."""
-    array = engine.empty(shape, np.float32)
+    array = engine.empty(shape, engine.activations(np.float32))
     pattern = np.random.default_rng(0).random(4093, np.float32) - np.float32(0.5)
     array[...] = engine.take(np.resize(pattern, prod(shape)).reshape(shape))
     return array

@@ -6,7 +6,8 @@
 
 A step is priced with `Machine.beside`, which for C > T says (1 - overlap) T + C; so overlap = hidden / T.  Sums go
 as in a run: buckets, begun by `gridnn.comm.collectives`, moved on by the progress thread.  Products are NumPy's, or of
-the device whose arrays are summed: they are started at once, and the host has the sums to itself.
+the device whose arrays are summed: they are started at once, and the host has the sums to itself.  Sums are of
+gradients, and so float32 in every precision; products are of arrays as a layer multiplies them.
 """
 
 from __future__ import annotations
@@ -108,10 +109,12 @@ def _taken(array: Array, device: Engine | None) -> Array:
 
 def _product(side: int, device: Engine | None) -> Callable[[], object]:
     """Return what starts a product of square matrices."""
-    left = _taken(np.ones((side, side), np.float32), device)
+    left = np.ones((side, side), np.float32)
     if device is None:
         return partial(np.matmul, left, left, out=np.empty_like(left))
-    return partial(device.device.matmul, left, left, device.empty(left.shape, np.float32))
+    stored = device.activations(np.float32)
+    left = device.take(left.astype(stored))
+    return partial(device.device.matmul, left, left, device.empty(left.shape, stored))
 
 
 def _slowest_s(world: World, work: Callable[[], None]) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -54,7 +53,7 @@ def write_machine(machine: Machine, profile: Profile, path: Path) -> None:
     try:
         write_profile(profile, fresh)
         fresh.replace(profile_path(path))
-        fresh.write_text(dumps(replace(machine, profile=None), profile_path(path).name), encoding="utf-8")
+        fresh.write_text(dumps(machine, profile_path(path).name), encoding="utf-8")
         fresh.replace(path)
     except OSError as error:
         fresh.unlink(missing_ok=True)
@@ -108,9 +107,10 @@ def layer_lines(
     product: Rate, touch: Rate, layer_s: float, profile: Profile, errors: Sequence[float]
 ) -> list[str]:
     """Return a table of the rates, and how well the profile tells a block from its others."""
+    wide = f", {profile.element_bytes} bytes" * (profile.element_bytes != 4)
     rows = [
         ("products", f"{1e-9 / product.unit_s:.3g} Gflop/s", product),
-        ("elements", f"{1e9 * touch.unit_s:.3g} ns each", touch),
+        (f"elements{wide}", f"{1e9 * touch.unit_s:.3g} ns each", touch),
     ]
     found = [f"{'rate of a rank':<18}{'':>18}{'typical error':>16}{'worst':>10}"]
     found += [
@@ -119,7 +119,9 @@ def layer_lines(
     ]
     found.append(f"{'a pass at least':<18}{_micro(layer_s):>18}")
     told = f"each told from the others within {100 * median(errors):.0f} % (median), {100 * max(errors):.0f} % (worst)"
-    count = f"profile: {len(profile.samples)} blocks of {len(profile.families)} families"
+    count = (
+        f"profile: {len(profile.samples)} blocks of {len(profile.families)} families in {profile.precision}"
+    )
     return [*found, f"{count}, {told}" if errors else count]
 
 

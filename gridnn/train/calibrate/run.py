@@ -5,6 +5,7 @@ links               messages on every level, collectives over groups            
 overlap             sums beside products                                        two ranks or more
 layers              blocks of networks, all ranks at once
                     ... of arrays on devices and by their engine, with --device gpu: links by the run's transport
+                    ... in the precision of --precision, arrays between layers as it stores them; the file says which
 fit                 alpha, beta, rates, algorithms; said with how well they fit
 write               machine.toml, and machine.profile.json beside it            rank 0
 """
@@ -27,7 +28,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from gridnn.cost.machine import Machine, load_machine
-from gridnn.cost.profile import Profile
+from gridnn.cost.profile import PRECISIONS, Profile
 from gridnn.train.launch import cache_folder, environment, threads_of, together
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ examples:
   mpiexec -n 4 gridnn calibrate -o mine.toml --network resnet50 --batch 64
   srun -N 2 --ntasks-per-node=8 gridnn calibrate -o cluster.toml
   mpiexec -n 4 gridnn calibrate -o gpus.toml --device gpu     what runs with --device gpu are planned for
+  mpiexec -n 4 gridnn calibrate -o bf16.toml --device gpu --precision bf16     ... with compute.precision = "bf16"
   gridnn plan resnet50 --machine mine.toml --procs 4 --batch 64
 """
 
@@ -83,7 +85,8 @@ def calibrate(
     Raises
     ------
     InputError
-        On all ranks: a file that is there or cannot be written, unequal nodes, an unknown network.
+        On all ranks: a file that is there or cannot be written, unequal nodes, an unknown network, a precision
+        that is not the device's.
     """
     from gridnn.comm.agree import agreed
     from gridnn.comm.progress import every_s
@@ -91,23 +94,25 @@ def calibrate(
     from gridnn.comm.world import mpi_version
     from gridnn.compute.gpu.engine import Engine
     from gridnn.train.calibrate import blocks, fit, layers, links, overlap, report
+    from gridnn.train.config import load_config
     from gridnn.train.engine import engine_of, keep_choices, words
-    from gridnn.train.sections import CommSection, ComputeSection, Config
 
     started_s, path, quick = time.perf_counter(), Path(arguments.output), arguments.quick
     threads, choices = threads_of(world), cache_folder() / "choices.json"
-    compute, comm = ComputeSection(device=arguments.device), CommSection(transport=arguments.transport)
+    settings = f"compute.precision={arguments.precision}", f"comm.transport={arguments.transport}"
     nodes = links.find_nodes(world, arguments.ranks_per_node)
     with agreed(world):
+        config = load_config(None, settings, device=arguments.device)
         if world.rank == 0:
             report.check_target(path, arguments.force)
         jobs = blocks.jobs_of(arguments.network, arguments.batch or 32 * world.size, world.size, quick)
-    engine = engine_of(world, Config(compute=compute, comm=comm), threads, choices, surroundings)
+    engine = engine_of(world, config, threads, choices, surroundings)
     device = engine if isinstance(engine, Engine) else None
+    precision = _precision(device, arguments.precision)
     memory_bytes = _memory_bytes(world, nodes.ranks, device)
     # Four arrays of a block's size live at once at the most; half of the memory is for everything else.
     todo = blocks.blocks_of(jobs, world.size, memory_bytes // 4)
-    said = words(world, engine, compute, threads)
+    said = words(world, engine, config.compute, threads)
     where = f"{world.size} rank{'s' * (world.size > 1)} on {nodes.count} node{'s' * (nodes.count > 1)}"
     for line in [*said, where]:
         say(line)
@@ -145,13 +150,15 @@ def calibrate(
     layer_s = fit.fit_layer_s([p for block, times in tiny for p in layers.points_of(block, times)])
     product, touch = fit.fit_rates([p for b, times in found for p in layers.points_of(b, times)], layer_s)
     source = (
-        f"gridnn calibrate{' --quick' * quick}: {said[0]}; {where}, {mpi_version()}; "
+        f"gridnn calibrate{' --quick' * quick}: {said[0]}; {precision}; {where}, {mpi_version()}; "
         f"{', '.join(network.name for network, _ in jobs)}" + "; links copied from laptop" * (world.size == 1)
     )
     today = date.today().isoformat()
-    profile = Profile(source, today, tuple(layers.sample_of(block, times) for block, times in found))
+    samples = tuple(layers.sample_of(block, times) for block, times in found)
+    profile = Profile(source, today, samples, precision)
     rates = (1 / product.unit_s, touch.unit_s, layer_s)
     machine = Machine(path.stem, source, today, *rates, memory_bytes, levels, profile=profile)
+    machine = replace(machine, element_bytes=profile.element_bytes)  # that of the elements the rate is of
     if world.size > 1:
         fitted = fit.fit_algorithms(machine, collectives, world.size)
         machine = replace(
@@ -183,6 +190,13 @@ def _memory_bytes(world: World, ranks: int, device: Engine | None) -> int:
     places = world.comm.allgather((platform.node(), device.room.identity))
     mine = device.room.total_bytes // places.count(places[world.rank])
     return int(min(world.comm.allgather(mine)))
+
+
+def _precision(device: Engine | None, asked: str) -> str:
+    """Return the precision that is measured: a device's own; a processor that `auto` fell back on knows no "tf32"."""
+    if device is not None:
+        return device.precision
+    return asked if asked == "bfloat16" else "float32"
 
 
 def _nothing(text: str) -> None:
@@ -217,6 +231,10 @@ def _parse(argv: Sequence[str] | None, quiet: bool) -> argparse.Namespace:
         default="cpu",
         help="where ranks compute, as in a run (cpu)",
     )
+    add(
+        "--precision", choices=tuple(PRECISIONS), default="float32",
+        help="what layers are measured in, as compute.precision of a run: tf32, bf16 of a GPU, bfloat16 of a processor",
+    )  # fmt: skip
     add(
         "--transport", choices=("auto", "nccl", "staged", "cuda-mpi"), default="auto",
         help="how messages of a GPU go, as comm.transport of a run (auto)",

@@ -8,6 +8,9 @@ Where ranks compute on devices a swap is that of their arrays, carried by the ru
 
     device   | pack |                                | landed |        staged: both copies are in it
     host            --copy-->  send, receive  --copy-->
+
+They are of the type that the device's engine stores activations in, for kernels pack them and transports carry them by
+their type: of two bytes twice as many elements for as many bytes.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -64,15 +68,21 @@ def _halves(pair: World, nbytes: int, device: Engine | None) -> tuple[Route, Arr
 
     Halves of two samples for one sample's halves.
     """
-    shape = 2, nbytes // 2
-    one, other = (rest(shape, Scheme(GridShape.of(**{axis: 2}))) for axis in "nk")
-    array = np.zeros((1, nbytes // 2), np.float32)
+    dtype = _stored(device)
+    channels = 2 * nbytes // dtype.itemsize
+    one, other = (rest((2, channels), Scheme(GridShape.of(**{axis: 2}))) for axis in "nk")
+    array = np.zeros((1, channels), dtype)
     return Route(Exchange(one, other), pair.rank), array if device is None else device.take(array)
+
+
+def _stored(device: Engine | None) -> np.dtype[Any]:
+    """Return the type of arrays between layers."""
+    return np.dtype(np.float32) if device is None else device.activations(np.float32)
 
 
 def _carry(pair: World, path: Route, own: Array, device: Engine) -> None:
     """Swap as the mover does, without its book-keeping, until what came is on the device."""
-    load, carrier = pair.transport.load(path, own, np.float32), pair.carrier(own)
+    load, carrier = pair.transport.load(path, own, own.dtype), pair.carrier(own)
     carrier.wait(carrier.swap(pair, path, load.rooms(), lambda: load.messages(own)))
     load.only()
     load.done()
@@ -89,7 +99,7 @@ def moving(world: World, peer: int | None, device: Engine | None) -> Iterator[Wo
         path, array = _halves(pair, 8, device)
 
         def moved() -> None:
-            start(pair, path, array, KEY, np.float32).wait()
+            start(pair, path, array, KEY, array.dtype).wait()
             if device is not None:
                 device.synchronize()
 
