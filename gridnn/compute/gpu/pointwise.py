@@ -1,7 +1,7 @@
 """Operations on each element: nonlinearities, sums, bias, dropout; any shape (N, C, *S), any dtype that is stored.
 
     kernels/pointwise.cu    relu, smooth (the other nonlinearities), add, add_bias,    a thread an element
-                            activate_biased (any nonlinearity behind a bias)
+                            activate_biased (any nonlinearity behind a bias; no layer uses it yet)
     kernels/dropout.cu      dropout: the mask is made where it is used, from global indices
     kernels/sums.cu         bias_gradient
 
