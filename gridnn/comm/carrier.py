@@ -74,7 +74,7 @@ class Carrier(Protocol):
         """Return whether movements are through; waits for nothing."""
         ...
 
-    def wait(self, started: Sequence[Any]) -> None:
+    def wait(self, world: World, started: Sequence[Any]) -> None:
         """Return when the rank may compute with what movements bring."""
         ...
 
@@ -130,17 +130,25 @@ class Mpi:
         """Test all requests."""
         return bool(MPI.Request.Testall(started))
 
-    def wait(self, started: Sequence[Any]) -> None:
+    def wait(self, world: World, started: Sequence[Any]) -> None:
         """Complete all requests."""
-        MPI.Request.Waitall(started)
+        world.patience.wait_all(started)
 
     def all_reduce(self, world: World, ranks: Ranks, message: Array, out: Array, how: str) -> None:
         """Reduce and wait."""
-        world.group(ranks).Allreduce(message, out, OPERATIONS[how])
+        comm = world.group(ranks)
+        if world.patience.on:
+            world.patience.wait_all([comm.Iallreduce(message, out, OPERATIONS[how])])
+        else:
+            comm.Allreduce(message, out, OPERATIONS[how])
 
     def share(self, world: World, ranks: Ranks, array: Array, counts: Sequence[int]) -> None:
         """Gather in place and wait."""
-        world.group(ranks).Allgatherv(MPI.IN_PLACE, [array, counts])
+        comm = world.group(ranks)
+        if world.patience.on:
+            world.patience.wait_all([comm.Iallgatherv(MPI.IN_PLACE, [array, counts])])
+        else:
+            comm.Allgatherv(MPI.IN_PLACE, [array, counts])
 
     def start_sum(self, world: World, ranks: Ranks, array: Array) -> Awaited:
         """Queue the pieces of a sum."""

@@ -58,7 +58,7 @@ def _messages(world: World, engine: Engine, elements: int) -> Came:
     out, room = engine.take(_numbers(world.rank, elements)[None]), engine.memory.zeros((1, elements), "f")
     leg = Leg(box, box, [(right, box)], [(left, box)])
     engine.synchronize()
-    BY_MPI.wait(BY_MPI.swap(world, leg, [room], lambda: [out]))
+    BY_MPI.wait(world, BY_MPI.swap(world, leg, [room], lambda: [out]))
     yield "Irecv and Isend", room, wanted
     room[...] = 0
     engine.synchronize()
@@ -115,7 +115,7 @@ def _non_blocking(world: World, engine: Engine, elements: int) -> Came:
     )
     part = _taken(engine, own)
     engine.synchronize()
-    BY_MPI.wait(BY_MPI.all_gather(world, ranks, part, buffer, counts))
+    BY_MPI.wait(world, BY_MPI.all_gather(world, ranks, part, buffer, counts))
     yield "Iallgatherv", buffer, _starts(parts)
 
 

@@ -145,7 +145,7 @@ class Pending:
             kind = self.path.kind
             if self.requests:
                 with self.world.clock.phase(f"{kind} wait", self.where):
-                    self.carrier.wait(self.requests)
+                    self.carrier.wait(self.world, self.requests)
             with self.world.clock.phase("compute" if kind == "none" else kind, self.where):
                 self.result = self._parts() if self.path.apart else self._rounded(self._unpack())
             self.requests = []

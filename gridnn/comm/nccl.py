@@ -116,7 +116,7 @@ class Nccl:
         """Ask for events."""
         return all(launched.done for launched in started)
 
-    def wait(self, started: Sequence[Any]) -> None:
+    def wait(self, world: World, started: Sequence[Any]) -> None:
         """Let what computes wait for events."""
         for launched in started:
             launched.Wait()

@@ -95,7 +95,7 @@ class DeviceWire:
         def trip() -> None:
             for leg in legs:
                 load, carrier = world.transport.load(leg, array, np.float32), world.carrier(array)
-                carrier.wait(carrier.swap(world, leg, load.rooms(), partial(load.messages, array)))
+                carrier.wait(world, carrier.swap(world, leg, load.rooms(), partial(load.messages, array)))
                 load.put(array)
                 load.done()
             self._engine.synchronize()

@@ -26,6 +26,7 @@ from typing import Any
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from gridnn.comm.patience import Patience
 from gridnn.geometry.interval import Interval
 
 PIECE_S = 0.03
@@ -63,13 +64,19 @@ class Handle:
 class Sums:
     """The queue of a rank.  Any thread may call it.
 
+    Parameters
+    ----------
+    patience
+        How the rank waits for a collective.
+
     Attributes
     ----------
     piece_bytes
         Of a piece, about; the same on all ranks.  `WHOLE` unless somebody who knows the machine sets it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
         self.piece_bytes = WHOLE
         self._lock = threading.Lock()
         self._todo: deque[tuple[Post, Handle]] = deque()
@@ -107,10 +114,16 @@ class Sums:
 
     def wait(self, handle: Handle) -> None:
         """Return when a collective is done."""
+        if self._patience.on:
+            self._patience.until(lambda: self._moved(handle))
         with self._lock:
             while handle.left:
                 self._retire(MPI.Request.Waitsome)
                 self._start()
+
+    def _moved(self, handle: Handle) -> bool:
+        self.drive()
+        return not handle.left
 
     def _start(self) -> None:
         while self._todo and len(self._live) < self._window:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ try:
     from mpi4py import MPI
 
     from gridnn.comm.carrier import BY_MPI
+    from gridnn.comm.patience import Patience
     from gridnn.comm.progress import Progress
     from gridnn.comm.sums import Sums
 except ImportError as missing:  # no mpi4py, or no MPI library behind it
@@ -48,6 +50,8 @@ class World:
         Where the rank's arrays come from: the host's, or a device's that was set in its place.
     transport
         How they become messages.
+    patience
+        How the rank waits for them.
     """
 
     def __init__(self, comm: MPI.Intracomm) -> None:
@@ -59,7 +63,8 @@ class World:
         host = Memory()
         self.memory: Any = host
         self.transport: Transport = Host(host)
-        self.sums = Sums()
+        self.patience = Patience()
+        self.sums = Sums(self.patience)
         self.progress = Progress(self.comm, self.sums.drive)
         self._groups: dict[tuple[str, tuple[int, ...]], MPI.Intracomm] = {
             ("", tuple(range(self.size))): self.comm
@@ -111,6 +116,22 @@ class World:
         ranks = host.size
         host.Free()
         return max(1, len(cores) // ranks)
+
+    def share_cores(self, machine: str, mine: set[int]) -> bool:
+        """Return whether some machine has more ranks than cores; the same on all ranks.  Collective.
+
+        Parameters
+        ----------
+        machine
+            What tells it from others, the same in all containers on it.
+        mine
+            Cores this process may run on.
+        """
+        cores, ranks = defaultdict[str, set[int]](set), Counter[str]()
+        for name, its in self.comm.allgather((machine, mine)):
+            cores[name] |= its
+            ranks[name] += 1
+        return any(ranks[name] > len(cores[name]) for name in ranks)
 
     def rank_on_host(self) -> int:
         """Return this rank's number among those of its host.  Collective."""

@@ -65,6 +65,7 @@ LATE = (
     "no launcher says the number of a rank on its host, so devices were taken after MPI started, as MPI counts: too "
     "late for an MPI that takes device memory (gridnn doctor says whether this one does)"
 )
+PATIENT = "; ranks share cores, and sleep while they wait"
 BFLOAT16_AVAILABLE = 'bfloat16 products are available to training in float32: compute.precision = "bfloat16"'
 
 
@@ -247,6 +248,7 @@ def words(world: World, engine: CpuEngine | GpuEngine, config: ComputeSection, t
     different = sorted(set(names))
     said = [
         f"kernels: {' | '.join(different)}; {threads} thread{'s' * (threads > 1)} a rank, choice {config.choice}"
+        + PATIENT * world.patience.on
     ]
     if config.engine != "numpy" and any("native" not in name for name in names):
         said.append(NO_KERNELS)

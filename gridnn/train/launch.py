@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +70,7 @@ def together(job: Callable[[World, Console], int | None], device: Callable[[], s
         return _say(f"error: {error}", error.exit_code) if first else error.exit_code
     try:
         with World(comm) as world:
+            world.patience.on = world.share_cores(_machine(), os.sched_getaffinity(0))
             return job(world, Console(world.rank, sys.stdout, "OMPI_COMM_WORLD_SIZE" not in os.environ)) or 0
     except GridnnError as error:
         if error.everywhere or comm.size == 1:
@@ -113,6 +115,14 @@ def yield_if_crowded() -> None:
         ranks, cores = on_node, os.cpu_count() or 1
     if ranks > cores:
         os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
+
+
+def _machine() -> str:
+    """Return what tells this machine from others: containers and namespaces have names of their own, but one kernel."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return platform.node()
 
 
 def sleep_between_kernels() -> None:

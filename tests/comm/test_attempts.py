@@ -154,7 +154,7 @@ def test_a_class_that_fails(
         if hasattr(started, "Wait"):
             started.Wait()
         elif started:
-            self.wait(started)
+            self.wait(world, started)
         if world.rank == world.size - 1:
             for array, old in zip(arrays, before, strict=True):
                 array.view(np.ndarray)[...] = old

@@ -60,6 +60,7 @@ def _pair(world: World, peer: int) -> Iterator[World]:
     """Yield a world of this rank and a peer, whose arrays and messages are those of `world`.  Collective of both."""
     with World(world.group(tuple(sorted((world.rank, peer))))) as pair:
         pair.memory, pair.transport = world.memory, world.transport
+        pair.patience.on = world.patience.on
         yield pair
 
 
@@ -83,7 +84,7 @@ def _stored(device: Engine | None) -> np.dtype[Any]:
 def _carry(pair: World, path: Route, own: Array, device: Engine) -> None:
     """Swap as the mover does, without its book-keeping, until what came is on the device."""
     load, carrier = pair.transport.load(path, own, own.dtype), pair.carrier(own)
-    carrier.wait(carrier.swap(pair, path, load.rooms(), lambda: load.messages(own)))
+    carrier.wait(pair, carrier.swap(pair, path, load.rooms(), lambda: load.messages(own)))
     load.only()
     load.done()
     device.synchronize()
