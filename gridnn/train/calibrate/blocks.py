@@ -7,6 +7,8 @@ A layer of a network becomes several blocks, the largest that a rank has on thes
     n P h 4   ... and of the rows           domain parallel
     n P k 4   ... and of the results        model parallel
     k P, c P  all of the batch              model parallel alone
+    h P       all of the batch              domain parallel alone
+    n P/2 k 2, n P/2 h 2, n P/2 c 2         uniform grids of few ranks
 
 Families (kernel and stride) take turns, so that whatever time there is leaves every family with some blocks.
 """
@@ -83,7 +85,8 @@ def blocks_of(jobs: Sequence[tuple[Network, int]], procs: int, most_bytes: int) 
     """
     cuts: list[Mapping[str, int]] = [
         {"n": procs}, {"n": 4 * procs}, {"n": procs, "h": 4}, {"n": procs, "k": 4}, {"n": 16 * procs},
-        {"k": procs}, {"c": procs},
+        {"k": procs}, {"c": procs}, {"h": procs},
+        *({"n": procs // 2, axis: 2} for axis in "khc" if procs > 2 and procs % 2 == 0),
     ]  # fmt: skip
     families: dict[str, list[list[Block]]] = {}
     for at, cut in enumerate(cuts):

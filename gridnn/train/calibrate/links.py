@@ -8,7 +8,8 @@
 
 A swap is a receive and a send at once, the step all the collectives of a plan are made of.  Beside it are measured,
 for comparison, a ping-pong (other programs' latency) and the swap as `gridnn.comm.mover` makes it (with its Python).
-Collectives are called as `gridnn.comm.collectives` calls them.
+Collectives are called as `gridnn.comm.collectives` calls them; sums of whole buckets, which follow one another in a
+backward pass and of which several are under way, as many at once as that.
 
 Where ranks compute on devices swaps and collectives are of their arrays, by the run's transport (`swaps`).  The
 ping-pong stays the host's: what lies between the two is what the transport takes.
@@ -36,6 +37,8 @@ SIZES, QUICK_SIZES = tuple(8 << shift for shift in range(0, 24, 3)), (8, 512, 32
 """Bytes of messages: 8 B to 16 MB."""
 SUMS, QUICK_SUMS = tuple(1 << shift for shift in range(10, 24, 3)), (1 << 10, 32 << 10, 1 << 20)
 """Bytes of the buffers of collectives: 1 KB to 4 MB."""
+BUCKET, BUCKETS = 4 << 20, 6
+"""Bytes of a sum as large as a run's, of which so many are queued."""
 
 
 @dataclass(frozen=True)
@@ -164,11 +167,10 @@ def measure_collectives(
         inside = (min(procs, nodes.ranks),) if nodes.ranks > 1 else ()
         members = (*inside, procs) if nodes.count > 1 else (procs,)
         for nbytes in QUICK_SUMS if quick else SUMS:
-            array = np.zeros(nbytes // 4, np.float32)
-            array = array if device is None else device.take(array)
             for kind in COLLECTIVES:
-                work = partial(_called, kind, world, ranks, array, device) if ranks else None
-                yield Collective(kind, members, nbytes, _seconds(world, work, nbytes, quick))
+                arrays = _buffers(nbytes, BUCKETS if kind == "allreduce" and nbytes >= BUCKET else 1, device)
+                work = partial(_called, kind, world, ranks, arrays, device) if ranks else None
+                yield Collective(kind, members, nbytes, _seconds(world, work, nbytes, quick) / len(arrays))
         say(f"links: collectives over {procs} ranks measured")
 
 
@@ -199,25 +201,33 @@ def _peer(nodes: Nodes, level: str, streams: int, rank: int) -> int | None:
     return nodes.on(other)[at] if at < streams and other < nodes.count else None
 
 
+def _buffers(nbytes: int, count: int, device: Engine | None) -> list[Array]:
+    made = [np.zeros(nbytes // 4, np.float32) for _ in range(count)]
+    return made if device is None else [device.take(array) for array in made]
+
+
 def _called(
-    kind: str, world: World, ranks: tuple[int, ...], array: Array, device: Engine | None
+    kind: str, world: World, ranks: tuple[int, ...], arrays: list[Array], device: Engine | None
 ) -> None:  # fmt: skip
-    """Make a collective, until a device has what it brings."""
-    _CALLS[kind](world, ranks, array)
+    """Make a collective, or as many as there are arrays at once, until a device has what they bring."""
+    _CALLS[kind](world, ranks, arrays)
     if device is not None:
         device.synchronize()
 
 
-def _all_reduce(world: World, ranks: tuple[int, ...], array: Array) -> None:
-    finish(world, start_sum(world, ranks, array, [(KEY, array.size)]), "allreduce")
+def _all_reduce(world: World, ranks: tuple[int, ...], arrays: list[Array]) -> None:
+    for request in [start_sum(world, ranks, array, [(KEY, array.size)]) for array in arrays]:
+        finish(world, request, "allreduce")
 
 
-def _reduce_scatter(world: World, ranks: tuple[int, ...], array: Array) -> None:
+def _reduce_scatter(world: World, ranks: tuple[int, ...], arrays: list[Array]) -> None:
+    (array,) = arrays
     request, _ = start_reduce_scatter(world, ranks, array, [(KEY, array.size)])
     finish(world, request, "reduce_scatter")
 
 
-def _all_gather(world: World, ranks: tuple[int, ...], array: Array) -> None:
+def _all_gather(world: World, ranks: tuple[int, ...], arrays: list[Array]) -> None:
+    (array,) = arrays
     all_gather_shares(world, ranks, array, [(KEY, array.size)])
 
 
