@@ -1,6 +1,7 @@
 """Measured seconds of layers on one machine, and what lies between the measured blocks.
 
-Blocks are compared within a family: a kind of layer with its kernel and stride.  For each family and pass
+Blocks are compared within a family: a kind of layer with its kernel and stride.  A block that holds one group of a
+grouped convolution is of the family without groups: kernels see no difference.  For each family and pass
 
     fit          seconds ~ overhead + flops * a + elements * b        no coefficient negative, relative errors
     correction   measured / fit at every measured block
@@ -21,7 +22,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from math import prod
@@ -152,6 +153,19 @@ class Profile:
         x, y : (blocks, dims)
             Shapes as in `BlockShape`.
         """
+        found = self._of_family(layer, pass_, x, y)
+        if not isinstance(layer, s.Conv) or layer.groups == 1:
+            return found
+        one = np.rint(layer.groups * y[:, 1] / layer.out) <= 1
+        plain = self._of_family(replace(layer, groups=1), pass_, x[one], y[one]) if one.any() else None
+        if plain is not None and (found is not None or one.all()):
+            found = np.zeros(len(x)) if found is None else found
+            found[one] = plain
+        return found
+
+    def _of_family(
+        self, layer: s.LayerSpec, pass_: Pass, x: NDArray[np.integer[Any]], y: NDArray[np.integer[Any]]
+    ) -> Floats | None:
         work = work_of(layer, x, y)
         curve = self._curves.get((work.family, pass_))
         return None if curve is None else np.where(y.prod(axis=1) > 0, curve.at(work), 0.0)

@@ -1,4 +1,4 @@
-"""Waiting where ranks share cores: it ends soon after what is waited for, brings the same, and leaves the core alone."""
+"""Waiting where ranks share cores: it ends soon after what it is for, brings the same, and leaves the core alone."""
 
 from __future__ import annotations
 

@@ -128,6 +128,33 @@ def test_many_blocks_are_as_each(measured: Profile) -> None:
     assert together[0] == 0.0 < together[3], "an empty block takes no time"
 
 
+def test_one_group_of_a_convolution_is_one_without_groups() -> None:
+    """Two blocks of one layer, k2 and n2 on two groups: the first has one group, as a measured one without groups."""
+    grouped, x, y = (
+        conv(8, groups=2),
+        np.array([[4, 3, 6, 6], [2, 6, 6, 6]]),
+        np.array([[4, 4, 6, 6], [2, 8, 6, 6]]),
+    )
+    works = [work_of(grouped, x[1:], y[1:]), work_of(conv(4), x[:1], y[:1])]
+    samples = [
+        Sample(
+            work.family, tuple(map(int, of_x)), tuple(map(int, of_y)), int(work.flops[0]), int(work.elements[0]), t, t, t
+        )
+        for work, of_x, of_y, t in zip(works, x[::-1], y[::-1], (3.0, 2.0), strict=True)
+    ]  # fmt: skip
+    assert [sample.family for sample in samples] == ["conv 3x3, 3 channels a group", "conv 3x3"]
+    both, first, last = (
+        Profile("test", "today", tuple(some)) for some in (samples, samples[:1], samples[1:])
+    )
+    assert both.seconds_of_blocks(grouped, "forward", x, y) == pytest.approx([2.0, 3.0])
+    assert both.seconds_of_blocks(grouped, "forward", x[::-1], y[::-1]) == pytest.approx([3.0, 2.0])
+    assert both.seconds_of_blocks(grouped, "forward", x[:1], 0 * y[:1]) == pytest.approx([0.0])
+    assert last.seconds_of_blocks(grouped, "forward", x[:1], y[:1]) == pytest.approx([2.0])
+    assert last.seconds_of_blocks(grouped, "forward", x, y) is None, "the second has two groups"
+    alone = first.seconds_of_blocks(grouped, "forward", x, y)
+    assert alone is not None and alone[1] == 3.0, "without the other the grouped family tells both"
+
+
 def test_what_was_not_measured_is_none(measured: Profile) -> None:
     block = BlockShape((4, 8, 8, 8), (4, 8, 8, 8))
     for layer in (conv(8, 5), conv(8, 3, 2), s.Activation("tanh"), s.BatchNorm(), conv(8, groups=8)):

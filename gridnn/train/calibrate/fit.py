@@ -107,18 +107,21 @@ def fit_levels(messages: Sequence[Message], nodes: Nodes) -> tuple[tuple[Level, 
 def fit_algorithms(machine: Machine, measured: Sequence[Collective], procs: int) -> dict[str, Fitted]:
     """Return for each collective the algorithm whose formula tells its seconds best.
 
-    A call's own time, the same for all sizes, is left free: the formulas know nothing of interpreters.
+    A call's own time, the same for all sizes, is left free: the formulas know nothing of interpreters.  The speed is
+    that of the largest groups, which sum the gradients of data parallelism.
     """
     formulas = {"allreduce": allreduce_s, "allgather": allgather_s, "reduce_scatter": reduce_scatter_s}
     found = dict[str, Fitted]()
     for kind in COLLECTIVES:
         mine = [c for c in measured if c.kind == kind]
         taken, errors, speeds = np.array([c.seconds for c in mine]), dict[str, float](), dict[str, float]()
+        widths = np.array([c.members[-1] for c in mine])
+        wide = widths == widths.max()
         for how in (name for name in ALGORITHMS if name != "best"):
             trial = replace(machine, algorithms=dict.fromkeys(COLLECTIVES, how))
             told = np.array([float(formulas[kind](trial, c.members, c.nbytes, procs)) for c in mine])
             empty = np.array([float(formulas[kind](trial, c.members, TINY, procs)) for c in mine])
-            speeds[how] = _speed(taken, empty, told - empty)
+            speeds[how] = _speed(taken[wide], empty[wide], (told - empty)[wide])
             call_s = max(0.0, float(((taken - told) / taken**2).sum() / (1 / taken**2).sum()))
             errors[how] = float(np.sqrt(np.mean(np.log((told + call_s) / taken) ** 2)))
         first, second, *_ = sorted(errors, key=errors.__getitem__)
@@ -128,9 +131,14 @@ def fit_algorithms(machine: Machine, measured: Sequence[Collective], procs: int)
 
 
 def _speed(taken: Floats, empty: Floats, carried: Floats) -> float:
-    """Return by what to divide the seconds of bytes to tell what was measured: least squares of relative errors."""
-    columns = np.stack([np.ones(len(taken)), carried], axis=1) / taken[:, None]
-    (_, factor), _ = nnls(columns, np.maximum(taken - empty, 0) / taken)
+    """Return by what to divide the seconds of bytes to tell what was measured.
+
+    Least squares of errors over the root of the seconds: long calls count more than by relative errors, for they take
+    the time of a step, and short ones more than by absolute errors.
+    """
+    weights = 1 / np.sqrt(taken)
+    columns = np.stack([np.ones(len(taken)), carried], axis=1) * weights[:, None]
+    (_, factor), _ = nnls(columns, np.maximum(taken - empty, 0) * weights)
     return float(np.clip(1 / factor, 1 / MOST_SPEED, MOST_SPEED)) if factor > 0 else 1.0
 
 
