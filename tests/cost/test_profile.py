@@ -137,10 +137,8 @@ def test_one_group_of_a_convolution_is_one_without_groups() -> None:
     )
     works = [work_of(grouped, x[1:], y[1:]), work_of(conv(4), x[:1], y[:1])]
     samples = [
-        Sample(
-            work.family, tuple(map(int, of_x)), tuple(map(int, of_y)), int(work.flops[0]), int(work.elements[0]), t, t, t
-        )
-        for work, of_x, of_y, t in zip(works, x[::-1], y[::-1], (3.0, 2.0), strict=True)
+        Sample(work.family, tuple(of_x), tuple(of_y), int(work.flops[0]), int(work.elements[0]), t, t, t)
+        for work, of_x, of_y, t in zip(works, x[::-1].tolist(), y[::-1].tolist(), (3.0, 2.0), strict=True)
     ]  # fmt: skip
     assert [sample.family for sample in samples] == ["conv 3x3, 3 channels a group", "conv 3x3"]
     both, first, last = (
