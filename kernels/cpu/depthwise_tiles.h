@@ -46,7 +46,7 @@ INLINE void ask_ahead(const job *k, int64_t i, const real *const *column, const 
     for (int q = 0; q < outs; q++) __builtin_prefetch(k->out[q] + i * VL + k->below_out, 1, 2);
 }
 
-INLINE void put(const job *k, int64_t c, real *to, vec sum) { store(to + c, k->relu ? larger(sum, (vec){0}) : sum); }
+INLINE void put(const job *k, int64_t c, real *to, vec sum) { store(to + c, k->relu ? larger((vec){0}, sum) : sum); }
 
 /* ROWS outputs by nv vectors of channels. */
 INLINE void tile_of(const int nv, const int m, const job *k, int64_t block) {

@@ -74,7 +74,7 @@ INLINE void tile_of(const int rows, const int nv, const real *const *ind, int64_
             vec v = sum[i][j];
             if (f.add) v += load(to + j * VL);
             if (f.bias) v += load(f.bias + j * VL);
-            if (f.relu) v = larger(v, (vec){0});
+            if (f.relu) v = larger((vec){0}, v);
             store(to + j * VL, v);
         }
         if (!whole)

@@ -134,7 +134,7 @@ INLINE void leave(const int kind, const int n, const real *from, int64_t point, 
         for (int j = 0; j < n; j++) {
             v[j] += bias;
             if (add) v[j] += load(to[j] + at);
-            if (relu) v[j] = larger(v[j], (vec){0});
+            if (relu) v[j] = larger((vec){0}, v[j]);
             store(to[j] + at, v[j]);
         }
     }

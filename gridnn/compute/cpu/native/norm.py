@@ -90,7 +90,10 @@ def backward_apply(
 def statistics(
     lib: Library, sums: Array, count: int, mean: Array, variance: Array, momentum: float, eps: float
 ) -> Array:
-    """Return mean and 1 / standard deviation of the batch, float64 (2, C); running mean and variance move in place."""
+    """Return mean and 1 / standard deviation of the batch: (2, C); the running ones move in place.  All is float64."""
+    assert sums.dtype == mean.dtype == variance.dtype == np.float64, (
+        f"{sums.dtype}, {mean.dtype}, {variance.dtype}"
+    )
     out = np.empty(sums.shape)
     lib.kernel("norm_statistics", sums.dtype)(
         array(sums), count, momentum, eps, array(mean), array(variance), array(out)

@@ -16,7 +16,10 @@ OPERANDS, RESULTS = (SRC, WEIGHTS, DIFF_DST), (DST, DIFF_SRC, DIFF_WEIGHTS)
 F32, BF16 = 3, 2
 """Types of elements."""
 
-FORWARD_TRAINING, CONVOLUTION_DIRECT, RELU = 64, 1, 0x20
+FORWARD_TRAINING, CONVOLUTION_DIRECT, HARDSWISH = 64, 1, 0x34
+STEEP = 3e38
+"""Rectified is s max(0, min(1, STEEP s)), a hard swish, which what is not a number comes through; its own ReLU makes
+zero of that."""
 ANY_LAYOUT, CPU, IN_ORDER, SCRATCHPAD_BY_USER = 1, 1, 1, 1
 QUERY_NAME, QUERY_ARGUMENT = 8, 255
 

@@ -110,7 +110,7 @@ class Library:
         self.call("primitive_attr_set_scratchpad_mode", attribute, api.SCRATCHPAD_BY_USER)
         if relu:
             chain = self.made("post_ops_create")
-            self.call("post_ops_append_eltwise", chain, api.RELU, 0.0, 0.0)
+            self.call("post_ops_append_eltwise", chain, api.HARDSWISH, api.STEEP, 0.0)
             self.call("primitive_attr_set_post_ops", attribute, chain)
         return attribute
 
