@@ -268,6 +268,45 @@ def test_a_bug_in_the_thread_is_told_too(
         writer.close()
 
 
+@pytest.mark.ranks(2, 3)
+@pytest.mark.parametrize("behind", [True, False])
+@pytest.mark.parametrize("what", ["weights", "optimizer"])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_run_that_has_diverged_keeps_what_it_saved_before(
+    comm: Any, shared_path: Path, what: str, number: float, behind: bool
+) -> None:
+    """With one checkpoint to keep: the last element that some rank alone writes down is no number."""
+    with World(comm) as world:
+        training, root = Training(world, f"n{comm.size}"), shared_path / "c"
+        writer = Writer(world, root, training.contents, keep=1, best=False, behind=behind)
+        training.step(0)
+        training.save(writer, 1)
+        writer.finish()
+        mine = [part.name for part in training.contents.parts(world.rank) if part.name.startswith(what)]
+        owned = comm.allgather(mine)
+        rank = max(at for at, names in enumerate(owned) if names)
+        values = values_of(
+            training.contents, world.rank, training.model.arena, training.model.layers, training.optimizer
+        )
+        if world.rank == rank:
+            names = [part.name for part in training.contents.parts(rank)]
+            at = max(at for at, value in enumerate(values) if names[at] in mine and value is not None)
+            spoilt = np.array(values[at])
+            spoilt[-1], values[at] = number, spoilt
+        with pytest.raises(
+            RunError, match=rf"step 2 failed on rank {rank}: {what}/.* is not finite; .*lower"
+        ) as told:
+            writer.save(values, State(2, 0, training.optimizer.updates, 3, "", ""))
+            poll_until_idle(writer)
+        assert "make room" not in str(told.value) and len(set(comm.allgather(str(told.value)))) == 1
+        assert [
+            path.name for path in root.iterdir() if path.name.startswith("step-") and path.suffix != ".part"
+        ] == ["step-00000001"]
+        training.save(writer, 3)
+        writer.close()
+        assert find_named(world, root)[0].state.step == 3
+
+
 @pytest.mark.ranks(2, 4)
 def test_a_damaged_newest_is_passed_over_by_all(comm: Any, shared_path: Path) -> None:
     with World(comm) as world:

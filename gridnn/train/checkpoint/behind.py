@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gridnn.train.checkpoint.save import DivergedError
+
 WORDS_BYTES = 512
 """What a rank tells the others: JSON text, padded."""
 
@@ -48,7 +50,7 @@ def words_of(result: Any, error: Exception | None) -> NDArray[np.uint8]:
     """Return what a rank tells the others as bytes of fixed size."""
     told: dict[str, Any] = result if isinstance(result, dict) else {}
     if error is not None:
-        told = {"error": _cause(error)}
+        told = {"error": _cause(error)} | ({"diverged": True} if isinstance(error, DivergedError) else {})
     text = json.dumps(told).encode()
     assert len(text) <= WORDS_BYTES, f"{len(text)} bytes to tell"
     return np.frombuffer(text.ljust(WORDS_BYTES), np.uint8).copy()
@@ -64,6 +66,8 @@ def _cause(error: Exception) -> str:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         text = f"{where}{error.strerror or error}"
+    elif isinstance(error, DivergedError):
+        text = str(error)
     else:
         text = f"{type(error).__name__}: {error}"
     # The end says what happened, the beginning of a path is known.  JSON may write a character as twelve.

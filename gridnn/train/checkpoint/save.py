@@ -1,7 +1,8 @@
 """A checkpoint written without MPI: one rank's part of it, and what makes a checkpoint of all parts.
 
 Snapshot    the rank's runs in the order of its file, copied where training goes on meanwhile: what a forward pass
-            changes at once, what only an update changes beside the passes before it
+            changes at once, what only an update changes beside the passes before it; numbers that are none are
+            refused, for the checkpoints before them would be removed in their favour
 write_part  buffer -> shard -> disk; rank 0 adds the state
 commit_part every file is there -> index -> rename -> those it replaces are removed      (rank 0)
 """
@@ -29,6 +30,12 @@ from gridnn.train.checkpoint.shards import (
 )
 
 Array = NDArray[Any]
+AT_ONCE = 1 << 16
+"""Elements looked at together: what was looked at stays in a cache."""
+
+
+class DivergedError(Exception):
+    """Values that are not finite: nothing to go on from."""
 
 
 class Snapshot:
@@ -55,6 +62,7 @@ class Snapshot:
         self.nbytes = slots[-1].stop if copies and slots else 0
         self._parts, self._data = parts, list[memoryview]()
         self._left = list[tuple[Array, Array | None]]()  # what `copy` copies: its place, and where it lives
+        self._held = list[tuple[str, Array]]()
         self._buffer: Array | None = None
         if copies:
             self._buffer = np.empty(self.nbytes, np.uint8)
@@ -69,16 +77,18 @@ class Snapshot:
     def take(self, values: Sequence[Array | None]) -> None:
         """Take the values of each part; None is zeros.  Those that no forward pass changes are left to `copy`."""
         buffer, at = self._buffer, 0
-        self._data, self._left = [] if buffer is None else [buffer.data], []
+        self._data, self._left, self._held = [] if buffer is None else [buffer.data], [], []
         for part, value in zip(self._parts, values, strict=True):
             size, dtype = part.run.size, np.dtype(part.dtype)
             assert value is None or (value.size, value.dtype) == (size, dtype), "a value of another part"
             if buffer is None:
                 found = np.zeros(size, dtype) if value is None else np.ascontiguousarray(value)
                 self._data.append(found.reshape(-1).view(np.uint8).data)
+                self._held.append((part.name, found.reshape(-1)))
                 continue
             place = buffer[at : at + size * dtype.itemsize].view(dtype)
             at += size * dtype.itemsize
+            self._held.append((part.name, place))
             if part.moves_in_forward:
                 place[...] = 0 if value is None else value
             else:
@@ -89,6 +99,20 @@ class Snapshot:
         for place, value in self._left:
             place[...] = 0 if value is None else value  # lets go of Python's lock while it copies
         self._left = []
+
+    def check(self) -> None:
+        """Look at all that was taken.
+
+        Raises
+        ------
+        DivergedError
+            If something of it is not finite.
+        """
+        assert not self._left, "taken, but not copied yet"
+        for name, values in self._held:
+            for start in range(0, values.size, AT_ONCE):
+                if not np.isfinite(values[start : start + AT_ONCE]).all():
+                    raise DivergedError(f"{name} is not finite")
 
 
 def write_part(

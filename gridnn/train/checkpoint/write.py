@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +179,7 @@ class Writer:
             self._snapshot.copy()
         finally:  # what went wrong is told to all; training must not hang before
             self._copied.set()
+        self._snapshot.check()
         if self._rank == 0:
             folders.clean(self.root, self._part.name)
         return write_part(
@@ -193,7 +194,7 @@ class Writer:
 
     def _hear(self) -> None:
         told = [heard(words) for words in self._told]
-        failed = [(rank, words["error"]) for rank, words in enumerate(told) if "error" in words]
+        failed = [(rank, words) for rank, words in enumerate(told) if "error" in words]
         if failed:
             self._fail(*failed[0])
         if self._rank == 0:
@@ -218,13 +219,16 @@ class Writer:
 
     def _end(self) -> None:
         if "error" in (verdict := heard(self._verdict)):
-            self._fail(0, verdict["error"])
+            self._fail(0, verdict)
         self.saved_step = self._step
 
-    def _fail(self, rank: int, cause: str) -> None:
+    def _fail(self, rank: int, words: Mapping[str, Any]) -> None:
         if self._rank == 0:
             folders.remove(self._part)
+        advice = "make room or name another folder with --run-dir, and resume"
+        if words.get("diverged"):
+            advice = "resume from one of them with a lower train.lr, or with train.clip_norm"
         raise RunError(
-            f"the checkpoint of step {self._step} failed on rank {rank}: {cause}; earlier checkpoints are untouched: "
-            "make room or name another folder with --run-dir, and resume"
+            f"the checkpoint of step {self._step} failed on rank {rank}: {words['error']}; earlier checkpoints are "
+            f"untouched: {advice}"
         )
