@@ -47,10 +47,12 @@ def move(world: World, exchange: Exchange, array: Any) -> Any:
 
 
 @pytest.mark.ranks(1, 2, 3, 4, 6)
-def test_exchanges_are_right_adjoint_and_counted(comm: Any, sample_seed: int) -> None:
+@pytest.mark.parametrize("patient", [False, True])
+def test_exchanges_are_right_adjoint_and_counted(comm: Any, patient: bool, sample_seed: int) -> None:
     rng = random.Random(f"{sample_seed} {comm.size}")  # the same draws on every rank
     numbers = np.random.default_rng(5)
     with World(comm) as world:
+        world.patience.on = patient
         for _ in range(40):
             source, target = rest(SHAPE, draw_scheme(rng, comm.size)), draw_target(rng, comm.size)
             exchange = Exchange(source, target)

@@ -34,14 +34,17 @@ def total(ranks: Iterable[int], number: int, size: int) -> Array:
 
 @pytest.mark.ranks(2, 3)
 @pytest.mark.parametrize("thread", [False, True])
-def test_groups_that_overlap_beside_blocking_sums(comm: Any, thread: bool, sample_seed: int) -> None:
+@pytest.mark.parametrize("patient", [False, True])
+def test_groups_that_overlap_beside_blocking_sums(
+    comm: Any, patient: bool, thread: bool, sample_seed: int
+) -> None:
     """All ranks queue in one order, come late by different times, and sum on the same ranks while pieces are queued."""
     order, late = random.Random(sample_seed), random.Random(sample_seed + 7 * comm.rank)
     groups = [group for size in (2, 3) for group in combinations(range(comm.size), size)]
     todo = [(order.choice(groups), order.choice([1, 124, 125, 126, 999, 5003])) for _ in range(30)]
     with World(comm) as world:
         world.sums.piece_bytes = 1000
-        world.progress.on = thread
+        world.progress.on, world.patience.on = thread, patient
         started = []
         for number, (group, size) in enumerate(todo):
             if world.rank in group:
