@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from gridnn.analysis.compare_steps import PASSES, Runs
 from gridnn.analysis.measured import Measured, Spent
 from gridnn.analysis.runs import Run
+from gridnn.cost.collectives import piece_bytes
 from gridnn.cost.compute import WEIGHTED, pass_seconds
 from gridnn.cost.machine import Machine
 from gridnn.cost.movement import Moved, Movements
@@ -28,7 +30,7 @@ from gridnn.cost.profile import PASSES as PASS_NAMES
 from gridnn.cost.traffic import predict_step
 from gridnn.geometry.traffic import Key, Volume
 from gridnn.network import spec as s
-from gridnn.network.buckets import plan_buckets
+from gridnn.network.buckets import cut, plan_buckets
 from gridnn.network.fusion import absorbable
 
 Floats = NDArray[np.float64]
@@ -184,15 +186,17 @@ def _groups(
 
 def _summed_late(run: Run, ranks: Sequence[int]) -> bool:
     """Return whether every sum of gradients waits for the layer that backward reaches last: nothing hides it."""
+    machine, itemsize = run.job.machine, run.job.itemsize
+    least = sys.maxsize if run.cut_optimizer else piece_bytes(machine.slowest_s_per_byte) // itemsize
     for rank in ranks:
         own = [
             layer.node.name
             for layer in run.placed.layers
             if rank in layer.scheme.ranks and layer.placement.parameters
         ]
-        for bucket in plan_buckets(run.placed, rank, run.bucket_bytes, run.job.itemsize):
-            moves = bucket.owed and len(bucket.replicas) > 1 and bucket.size
-            if moves and own[0] not in {entry.layer for entry in bucket.entries}:
+        for bucket in plan_buckets(run.placed, rank, run.bucket_bytes, itemsize):
+            parts = cut(bucket, least) if bucket.owed and len(bucket.replicas) > 1 else []
+            if any(part.layer != own[0] for part in parts):
                 return False
     return True
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -38,16 +39,28 @@ def all_reduce(world: World, ranks: tuple[int, ...], array: Array, key: Key, how
 
 
 def start_sum(
-    world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]]
-) -> Awaited | None:
-    """Start to sum a contiguous 1-D array in place over `ranks`; `parts` are the keys and sizes of its segments."""
+    world: World, ranks: tuple[int, ...], array: Array, parts: Sequence[tuple[Key, int]],
+    within: Interval | None = None,
+) -> Awaited | None:  # fmt: skip
+    """Start to sum a contiguous 1-D array in place over `ranks`.
+
+    Parameters
+    ----------
+    parts
+        Keys and sizes of its segments.
+    within
+        What of it is summed now, where that is not all: the array is counted with its first elements.
+    """
     if len(ranks) < 2 or array.size == 0:
         return None
+    if within is None or within.start == 0:
+        _count_allreduce(world, ranks, array, parts)
+    if within is not None:
+        array, parts = array[slice(*within)], inside(parts, within)
     world.trail.enter("allreduce", ranks, parts)
     with world.clock.phase("allreduce", where_of(parts)):
         (message,) = world.transport.ready([array])
         request = world.carrier(array).start_sum(world, ranks, message)
-    _count_allreduce(world, ranks, array, parts)
     return Landing(world, request, message, array, [message]) if message is not array else request
 
 
@@ -132,6 +145,15 @@ def finish(world: World, request: Awaited | None, kind: str, where: Where = NOWH
     if request is not None:
         with world.clock.phase(f"{kind} wait", where):
             request.Wait()
+
+
+def inside(parts: Sequence[tuple[Key, int]], within: Interval) -> list[tuple[Key, int]]:
+    """Return the keys and sizes of what of an array's segments lies within an interval."""
+    starts = accumulate((size for _, size in parts), initial=0)
+    cut = [
+        (key, (Interval(at, at + size) & within).size) for at, (key, size) in zip(starts, parts, strict=False)
+    ]
+    return [(key, size) for key, size in cut if size]
 
 
 def where_of(parts: Sequence[tuple[Key, int]]) -> Where:

@@ -5,8 +5,8 @@
 
 A sum of a bucket is queued as pieces, of which a few are under way at once: one alone leaves the wire idle between its
 rounds, many are as one large message.  Where memory carries the bytes whole sums are faster, and halos wait for
-milliseconds; so how large a piece is follows from the machine (`piece_bytes`).  Whoever calls MPI next starts the next
-piece: a layer that has finished (`drive`), the progress thread, the wait at the end.
+milliseconds; so how large a piece is follows from the machine (`cost.collectives.piece_bytes`).  Whoever calls MPI next
+starts the next piece: a layer that has finished (`drive`), the progress thread, the wait at the end.
 
 Order: pieces start in the order in which they were queued, on communicators that nothing else uses.  All ranks queue
 sums in one order, that of the layers; so the first piece that is not done, of all ranks, is under way on all of its
@@ -15,7 +15,7 @@ ranks, and none waits for ever.
 
 from __future__ import annotations
 
-import math
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -29,20 +29,13 @@ from numpy.typing import NDArray
 from gridnn.comm.patience import Patience
 from gridnn.geometry.interval import Interval
 
-PIECE_S = 0.03
-"""Seconds of a piece on the slowest links: so long, some times over, a halo may wait."""
-WHOLE = 1 << 62
+WHOLE = sys.maxsize
 """Bytes of a piece that no sum has."""
 WINDOW, MOST = 4, 64
 """Pieces under way at once; at most, where they are all done whenever somebody looks."""
 
 Post = Callable[[], MPI.Request]
 Look = Callable[[list[MPI.Request]], list[int] | None]
-
-
-def piece_bytes(beta_s_per_byte: float) -> int:
-    """Return the bytes of a piece on a machine whose slowest links take so long for a byte."""
-    return min(WHOLE, math.ceil(PIECE_S / beta_s_per_byte)) if beta_s_per_byte > 0 else WHOLE
 
 
 class Handle:

@@ -12,8 +12,10 @@ what a tuned library picks.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import ceil
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +27,13 @@ from gridnn.geometry.grid import AXES
 Ints = NDArray[np.int64]
 ENUMERATED_RANKS = 1 << 14
 """Largest grid that is gone through rank by rank where no closed formula holds."""
+PIECE_S = 0.03
+"""Seconds of a piece of a sum on the slowest links: so long, some times over, a halo may wait."""
+
+
+def piece_bytes(beta_s_per_byte: float) -> int:
+    """Return the bytes of a piece of a sum where the slowest links take so long for a byte."""
+    return min(sys.maxsize, ceil(PIECE_S / beta_s_per_byte)) if beta_s_per_byte > 0 else sys.maxsize
 
 
 def effective_beta(machine: Machine, level: int, procs: ArrayLike, shared: ArrayLike = 1) -> Floats:

@@ -1,8 +1,8 @@
 """The arena: a rank's parameters and gradients in flat buckets, and the sums of the gradients.
 
-A bucket's sum starts as soon as backward has finished its last parameter and is awaited at the update.  With
-the optimizer's state cut (ZeRO stage 1, Rajbhandari et al. 2020) the sum is a reduce-scatter: each replica
-updates its balanced share of the bucket, and an all-gather gives all the new values.
+A bucket's sum, or that of a part of it (`network.buckets.cut`), starts as soon as backward has finished the last layer
+in it, and is awaited at the update.  With the optimizer's state cut (ZeRO stage 1, Rajbhandari et al. 2020) the sum of
+all of it is a reduce-scatter: each replica updates its balanced share, and an all-gather gives all the new values.
 
 Where activations are of a narrower type than parameters, products multiply by a copy of the values in that type, made
 once after each change of them (`round`); gradients, their sums and the update know the values only.
@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from gridnn.comm.clock import Where
 from gridnn.comm.collectives import (
     Awaited,
     all_gather_shares,
     finish,
+    inside,
     start_reduce_scatter,
     start_sum,
     where_of,
@@ -33,7 +35,7 @@ from gridnn.compute.random import initial
 from gridnn.geometry.interval import Interval
 from gridnn.geometry.traffic import Key
 from gridnn.layers.base import Parameter
-from gridnn.network.buckets import Bucket, Entry, plan_buckets
+from gridnn.network.buckets import Bucket, Entry, cut, plan_buckets
 from gridnn.network.placed import PlacedNetwork
 
 
@@ -52,11 +54,10 @@ class _Live:
     plan: Bucket
     value: Array
     grad: Array
-    layers: int
-    waiting: int
     kind: str  # of its sum
-    parts: list[tuple[Key, int]]
-    request: Awaited | None = None
+    keys: list[tuple[Key, int]]
+    parts: dict[str, Interval]  # what may be summed behind a layer
+    requests: list[tuple[Awaited, Where]] = field(default_factory=list)
     share: Array | None = None
     copy: Array | None = None  # of `value`, in the type of activations
 
@@ -78,10 +79,10 @@ class Arena:
         self._live: list[_Live] = []
         for plan in plan_buckets(placed, world.rank, bucket_bytes, dtype.itemsize):
             kind = "reduce_scatter" if cut_optimizer else "allreduce"
-            parts = [(Key(e.layer, "backward", kind, e.axes), e.size) for e in plan.entries]
+            keys = [(Key(e.layer, "backward", kind, e.axes), e.size) for e in plan.entries]
+            least = plan.size if cut_optimizer else world.sums.piece_bytes // dtype.itemsize
             value, grad = (self._take(np.zeros(plan.size, dtype)) for _ in range(2))
-            live = _Live(plan, value, grad,
-                         len({e.layer for e in plan.entries}), 0, kind, parts)  # fmt: skip
+            live = _Live(plan, value, grad, kind, keys, {p.layer: p.interval for p in cut(plan, least)})
             if engine is not None and narrow != dtype:
                 live.copy = engine.empty((plan.size,), narrow)
             self._live.append(live)
@@ -97,10 +98,12 @@ class Arena:
                 )
                 at += entry.size
 
-        self._of: dict[str, list[_Live]] = {}  # layer -> the buckets it has a part in
+        self._behind: dict[str, list[_Live]] = {}  # a layer -> the buckets of which a sum starts behind it
         for live in self._live:
-            for layer in dict.fromkeys(entry.layer for entry in live.plan.entries):
-                self._of.setdefault(layer, []).append(live)
+            for layer in live.parts if live.plan.owed else ():
+                self._behind.setdefault(layer, []).append(live)
+        for layer, found in self._behind.items():  # in one order on all ranks, wherever their buckets begin
+            found.sort(key=lambda live: min(e.name for e in live.plan.entries if e.layer == layer))
         every = [p for found in self.parameters.values() for p in found.values()]
         # Weights are large: a step's first gradient replaces the last one.  All others are cleared and added to.
         self._replaced = [p for p in every if p.spec.name == "weight"]
@@ -172,33 +175,33 @@ class Arena:
         for parameter in self._replaced:
             parameter.fresh = True
         for live in self._live:
-            live.waiting = live.layers
-            live.request = live.share = None
+            live.requests, live.share = [], None
 
     def finished(self, layer: str) -> None:
-        """Start the sums of the buckets that only waited for `layer`; move those on their way."""
-        for live in self._of.get(layer, ()):
-            live.waiting -= 1
-            if live.waiting == 0 and live.plan.owed and self.overlap:
-                self._start(live)
+        """Start the sums that only waited for `layer`, the last one in them; move those on their way."""
+        if self.overlap:
+            for live in self._behind.get(layer, ()):
+                self._start(live, live.parts[layer])
         self.world.sums.drive()
 
-    def _start(self, live: _Live) -> None:
+    def _start(self, live: _Live, part: Interval) -> None:
         replicas = live.plan.replicas
         if self.cut:
-            live.request, live.share = start_reduce_scatter(self.world, replicas, live.grad, live.parts)
+            request, live.share = start_reduce_scatter(self.world, replicas, live.grad, live.keys)
         else:
-            live.request = start_sum(self.world, replicas, live.grad, live.parts)
+            request = start_sum(self.world, replicas, live.grad, live.keys, part)
+        if request is not None:
+            live.requests.append((request, where_of(inside(live.keys, part))))
 
     def await_sums(self) -> None:
         """Wait until every gradient is whole (or this rank's share of it)."""
         self.world.progress.rest()
         for live in self._live:
             if live.plan.owed and not self.overlap:
-                self._start(live)
-            if live.request is not None:
-                finish(self.world, live.request, live.kind, where_of(live.parts))
-                live.request = None
+                self._start(live, Interval(0, live.plan.size))
+            for request, where in live.requests:
+                finish(self.world, request, live.kind, where)
+            live.requests = []
             if live.share is not None and live.share is not live.grad:
                 live.grad[slice(*self._own(live))] = live.share
 

@@ -5,13 +5,20 @@ by the same ranks stand together until a bucket is full:
 
     replicas {0,2} owed    [ fc.bias fc.weight conv3.bias ... ] [ conv2.weight ... ]
     replicas {0,1,2,3}     [ conv1.weight conv1.bias ]
+
+Where links are slow a bucket's sum goes in parts, each as soon as backward has finished its layers:
+
+    [ fc.bias fc.weight | conv3.bias conv3.weight ]
+                        ^ starts behind fc, while conv3 is computed
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple
 
-from gridnn.geometry.interval import volume
+from gridnn.geometry.interval import Interval, volume
 from gridnn.network.placed import PlacedNetwork
 from gridnn.network.placement import Parameter
 
@@ -49,6 +56,19 @@ class Bucket:
         return sum(e.size for e in self.entries)
 
 
+class Part(NamedTuple):
+    """A part of a bucket that is summed apart.
+
+    Attributes
+    ----------
+    layer
+        Behind whose backward pass its sum may start.
+    """
+
+    layer: str
+    interval: Interval
+
+
 def plan_buckets(placed: PlacedNetwork, rank: int, bucket_bytes: int, itemsize: int) -> list[Bucket]:
     """Return the buckets of one rank."""
     buckets: list[Bucket] = []
@@ -65,3 +85,15 @@ def plan_buckets(placed: PlacedNetwork, rank: int, bucket_bytes: int, itemsize: 
                 buckets.append(bucket)
             bucket.entries.append(Entry(layer.node.name, parameter, volume(parameter.layout.box(rank))))
     return buckets
+
+
+def cut(bucket: Bucket, least: int) -> list[Part]:
+    """Return the parts of a bucket, which end with layers; each has at least so many elements, but for the last."""
+    parts: list[Part] = []
+    start = stop = 0
+    for layer, entries in groupby(bucket.entries, key=lambda entry: entry.layer):
+        stop += sum(entry.size for entry in entries)
+        if stop - start >= max(1, least) or stop == bucket.size > start:
+            parts.append(Part(layer, Interval(start, stop)))
+            start = stop
+    return parts

@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 from gridnn.comm.agree import agreed
 from gridnn.comm.progress import every_s
-from gridnn.comm.sums import piece_bytes
 from gridnn.comm.watchdog import Watchdog
 from gridnn.comm.world import World
 from gridnn.compute.cpu.engine import Engine as CpuEngine
 from gridnn.compute.gpu.engine import Engine as GpuEngine
+from gridnn.cost.collectives import piece_bytes
 from gridnn.cost.machine import load_machine
 from gridnn.geometry.traffic import Traffic
 from gridnn.layers.model import Model
@@ -130,13 +130,13 @@ def _train(run: Run, start: Start, watchdog: Watchdog) -> Summary | Left:
     world, config = run.world, run.config
     t, passes = config.train, run.job.passes
     order, total = Order(run.train.count, t.batch, t.seed), steps_of(run)
-    models = models_of_job(world, run.job, t, config.comm.overlap, run.engine)
-    model = models[0]
     machine = load_machine(config.plan.machine)
     beta = machine.slowest_s_per_byte
     # Where cores carry the bytes, a thread that moves them on only takes time from arithmetic.
     world.progress.on = config.comm.overlap and machine.overlap >= WORTH_HIDING
     world.sums.piece_bytes, world.progress.every_s = piece_bytes(beta), every_s(beta)
+    models = models_of_job(world, run.job, t, config.comm.overlap, run.engine)
+    model = models[0]
     model.arena.initialise(t.seed)
     trainer = Trainer(world, models, run.job, t, order.steps_per_epoch, total, start.step)
     judged = EvaluationOrder(run.test.count, run.job.placed.batch)

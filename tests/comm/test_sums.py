@@ -118,8 +118,3 @@ def test_scattered_sums_keep_their_place_in_the_queue(comm: Any) -> None:
             size = 100 if number == 1 else 3000
             block = Interval(0, size).block(3, world.rank) if number == 1 else Interval(0, size)
             np.testing.assert_array_equal(found, total(everyone, number, size)[slice(*block)])
-
-
-@pytest.mark.parametrize(("beta", "nbytes"), [(2e-8, 1_500_000), (4e-10, 75_000_000), (0.0, sums.WHOLE)])
-def test_pieces_are_as_long_as_the_links_are_slow(beta: float, nbytes: int) -> None:
-    assert sums.piece_bytes(beta) == pytest.approx(nbytes)

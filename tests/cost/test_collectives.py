@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from gridnn.cost.collectives import (
     exchange_s,
     members,
     members_of,
+    piece_bytes,
     reduce_scatter_s,
 )
 from gridnn.cost.machine import ALGORITHMS, COLLECTIVES, Level, Machine
@@ -157,3 +159,8 @@ def test_members_of_large_aligned_grids_need_no_counting() -> None:
 def test_members_of_ranks() -> None:
     m = nodes("best")
     assert members(m, (0, 1, 2, 4, 5)) == (3, 5) and members(m, range(0, 16, 4)) == (1, 4)
+
+
+@pytest.mark.parametrize(("beta", "nbytes"), [(2e-8, 1_500_000), (4e-10, 75_000_000), (0.0, sys.maxsize)])
+def test_pieces_are_as_long_as_the_links_are_slow(beta: float, nbytes: int) -> None:
+    assert piece_bytes(beta) == pytest.approx(nbytes)

@@ -34,6 +34,7 @@ from gridnn.train.launch import cache_folder, environment, threads_of, together
 if TYPE_CHECKING:
     from gridnn.comm.world import World
     from gridnn.compute.gpu.engine import Engine
+    from gridnn.cost.collectives import piece_bytes
     from gridnn.train.console import Console
 
 QUICK_S, FULL_S = 15.0, 150.0
@@ -90,7 +91,6 @@ def calibrate(
     """
     from gridnn.comm.agree import agreed
     from gridnn.comm.progress import every_s
-    from gridnn.comm.sums import piece_bytes
     from gridnn.comm.world import mpi_version
     from gridnn.compute.gpu.engine import Engine
     from gridnn.train.calibrate import blocks, fit, layers, links, overlap, report
