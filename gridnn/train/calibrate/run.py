@@ -34,7 +34,6 @@ from gridnn.train.launch import cache_folder, environment, threads_of, together
 if TYPE_CHECKING:
     from gridnn.comm.world import World
     from gridnn.compute.gpu.engine import Engine
-    from gridnn.cost.collectives import piece_bytes
     from gridnn.train.console import Console
 
 QUICK_S, FULL_S = 15.0, 150.0
@@ -93,6 +92,7 @@ def calibrate(
     from gridnn.comm.progress import every_s
     from gridnn.comm.world import mpi_version
     from gridnn.compute.gpu.engine import Engine
+    from gridnn.cost.collectives import piece_bytes
     from gridnn.train.calibrate import blocks, fit, layers, links, overlap, report
     from gridnn.train.config import load_config
     from gridnn.train.engine import engine_of, keep_choices, words
