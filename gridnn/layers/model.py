@@ -65,8 +65,8 @@ class Model:
     Parameters
     ----------
     overlap
-        Compute while messages are on their way: the interior of convolutions beside their halo, backward beside the
-        sums of gradients.
+        Compute while messages are on their way: the interior of convolutions beside their halo, gradients by weights
+        beside those by inputs that move, backward beside the sums of gradients.
     engine
         What computes; by default the best of this machine.
     stages
@@ -88,7 +88,7 @@ class Model:
         stages: Stages | None = None, detached: bool = False, twin: Model | None = None,
     ) -> None:  # fmt: skip
         check_runs(placed.network)
-        self.world, self.placed, self.dtype = world, placed, np.dtype(dtype)
+        self.world, self.placed, self.dtype, self.overlap = world, placed, np.dtype(dtype), overlap
         self.engine: Engine = engine or CpuEngine.detect(world.memory)
         self.compute, self.activations = subjects_of(self.engine), self.engine.activations(dtype)
         made = (
@@ -282,6 +282,8 @@ class Model:
                     sums[e] = dx
                 else:
                     coming[e] = start(self.world, back.route, dx, back.key, self.activations)
+                    if not (self.overlap or back.route.lane):  # other stages take theirs when they get there
+                        coming[e].wait()
             if stop.works:
                 clock.at(stop.computes[2])
                 layer.weigh()

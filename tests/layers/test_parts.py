@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gridnn.comm.collectives import start_sum
 from gridnn.comm.world import World
 from gridnn.geometry.interval import Interval
 from gridnn.layers import arena
@@ -50,11 +51,10 @@ def test_a_sum_starts_behind_its_layer(
 ) -> None:
     """One bucket holds all: in parts its first sum starts while the layers before it have not gone backward."""
     log: list[str | Interval] = []
-    begin = arena.start_sum
 
     def logged(world: World, ranks: tuple[int, ...], array: Any, parts: Any, within: Interval) -> Any:
         log.append(within)
-        return begin(world, ranks, array, parts, within)
+        return start_sum(world, ranks, array, parts, within)
 
     monkeypatch.setattr(arena, "start_sum", logged)
     network = build("conv3")
@@ -64,7 +64,12 @@ def test_a_sum_starts_behind_its_layer(
         model = Model(world, placed, "float64", 1 << 40, overlap=overlap)
         model.arena.initialise(1)
         done = model.arena.finished
-        monkeypatch.setattr(model.arena, "finished", lambda layer: (log.append(layer), done(layer)))
+
+        def finished(layer: str) -> None:
+            log.append(layer)
+            done(layer)
+
+        monkeypatch.setattr(model.arena, "finished", finished)
         x, target = (array[world.rank * 2 : world.rank * 2 + 2] for array in data(network, 4))
         model.arena.begin()
         model.forward(x, target)
