@@ -21,7 +21,7 @@ from mpi4py import MPI
 
 LEAST_S, MOST_S = 1e-3, 5e-3
 """Seconds between two calls.  A call takes some 30 us of a core, and where all cores compute, more from them."""
-BUFFERED = 128 << 10
+BUFFERED = 32 << 10
 """Bytes that the buffers of a socket hold and more: what comes between two calls may be as much."""
 
 

@@ -34,11 +34,11 @@ sys.exit(launch.main(sys.argv[1:]))
 )
 def test_a_thread_where_it_pays(tmp_path: Path, overlap: float, asked: str, on: bool) -> None:
     laptop = load_machine("laptop")
-    slow = replace(laptop.levels[0], beta_s_per_byte=3e-8)
+    slow = replace(laptop.levels[0], beta_s_per_byte=1e-7)
     (tmp_path / "mine.toml").write_text(dumps(replace(laptop, overlap=overlap, levels=(slow,))))
     (tmp_path / "told.py").write_text(TOLD)
     words = [str(tmp_path / "told.py"), "--plan", "n2", "--set", "train.steps=2", "train.eval=false",
              "plan.machine=mine.toml", f"comm.overlap={asked}", "checkpoint.keep=0"]  # fmt: skip
     done = run_ranks(2, words, cwd=tmp_path, extra_env={"PYTHONPATH": str(ROOT)}, timeout_s=60)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"on {on}, thread {on}, every 4 ms" in done.stdout
+    assert f"on {on}, thread {on}, every 3 ms" in done.stdout
