@@ -114,11 +114,35 @@ def test_visible_seconds_are_those_of_the_spans() -> None:
     assert found.beside_halos_s == pytest.approx(covered_s) and 0 < covered_s < found.halos_s
 
 
+def test_least_is_of_the_rank_that_came_last() -> None:
+    """Of each layer another rank may have; a rank that has no part in a layer has seen nothing of it."""
+    phases, places = ("halo wait", "allreduce"), (Place(("a",), "forward"), Place(("b",), "backward"))
+    rows = [  # rank, step, phase, place, ms
+        (0, 1, 0, 0, 900), (3, 1, 0, 0, 900),  # warm
+        (0, 2, 0, 0, 60), (3, 2, 0, 0, 20), (0, 2, 0, 1, 5), (3, 2, 0, 1, 8),
+        (0, 3, 0, 0, 10), (0, 3, 0, 0, 20), (3, 3, 0, 0, 50), (0, 3, 0, 1, 7), (3, 3, 0, 1, 4),
+        (5, 2, 1, 1, 2), (5, 3, 1, 1, 4), (0, 2, 1, 1, 11), (0, 3, 1, 1, 1), (3, 2, 1, 1, 9), (3, 3, 1, 1, 9),
+    ]  # fmt: skip
+    columns = [np.array(column, np.int32) for column in zip(*rows, strict=True)]
+    spans = Spans(
+        ranks=(0, 3, 5), hosts=("a",) * 3, procs=6, steps=(1, 2, 3), offset_ns=(0,) * 3, uncertainty_ns=(0,) * 3,
+        phases=phases, places=places, rank=columns[0], step=columns[1], phase=columns[2], place=columns[3],
+        start_ns=np.zeros(len(rows), np.int64), duration_ns=columns[4].astype(np.int64) * 10**6,
+    )  # fmt: skip
+    found = visible(spans, warm=2)
+    assert found.least_halos_s == pytest.approx(
+        np.median([0.020 + 0.0, 0.030 + 0.0])
+    )  # rank 5 has no part in a
+    assert found.least_sums_s == pytest.approx(np.median([0.002, 0.001]))
+
+
 def test_hidden_is_what_is_not_seen_any_more() -> None:
-    on, off = Visible(4.0, 0.5, 9.0, 0.5), Visible(10.0, 2.0, 6.0, 1.5)
+    on, off = Visible(4.0, 0.5, 1.0, 0.1, 9.0, 0.5), Visible(10.0, 2.0, 8.0, 1.0, 6.0, 1.5)
     sums, halos = hidden_sums(on, off), hidden_halos(on, off)
     assert sums.share == pytest.approx(0.6) and sums.could == pytest.approx(0.6)
     assert (halos.share, halos.could) == (0.75, 0.75)
+    assert (sums.least_share, halos.least_share) == (0.875, 0.9)
+    assert Hidden(0.0, 0.0, 5.0).least_share is None
     assert Hidden(0.0, 0.0, 5.0).share is Hidden(0.0, 0.0, 5.0).could is None
 
 

@@ -57,12 +57,13 @@ def hiding(found: Mapping[str, tuple[Hidden, Hidden]]) -> list[str]:
     """Return the table of hidden sums and halos, a row a plan and kind."""
     rows = [
         [name, kind, f"{h.alone_s:.3f}", f"{h.visible_s:.3f}", _percent(h.share), f"{h.beside_s:.3f}",
-         _percent(h.could)]
+         _percent(h.could), f"{h.least_alone_s:.3f}", f"{h.least_visible_s:.3f}", _percent(h.least_share)]
         for name, both in found.items()
         for kind, h in zip(("gradient sums", "halos"), both, strict=True)
         if h.alone_s > 0
     ]  # fmt: skip
-    return table(("plan", "of", "alone s", "visible s", "hidden", "arithmetic beside s", "could"), rows)
+    head = ("plan", "of", "alone s", "visible s", "hidden", "arithmetic beside s", "could")
+    return table((*head, "no late rank: alone s", "visible s", "hidden"), rows)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
