@@ -186,6 +186,8 @@ def _groups(
 
 def _summed_late(run: Run, ranks: Sequence[int]) -> bool:
     """Return whether every sum of gradients waits for the layer that backward reaches last: nothing hides it."""
+    if not run.overlap:
+        return True
     machine, itemsize = run.job.machine, run.job.itemsize
     least = sys.maxsize if run.cut_optimizer else piece_bytes(machine.slowest_s_per_byte) // itemsize
     for rank in ranks:
@@ -214,7 +216,7 @@ def _hidden(run: Run, key: Spent) -> bool:
         if edge.owner != key.layer or edge.exchange is None or edge.exchange.kind == "none":
             continue
         reader = run.placed.layers[names.index(edge.owner)]
-        if key.direction == "backward" and isinstance(reader.node.spec, WEIGHTED):
+        if key.direction == "backward" and run.overlap and isinstance(reader.node.spec, WEIGHTED):
             return True
         apart = names.index(edge.owner) - (names.index(edge.producer) if edge.producer in names else -1)
         if apart > 1 or len(edge.users) > 1:

@@ -150,10 +150,8 @@ def finish(world: World, request: Awaited | None, kind: str, where: Where = NOWH
 def inside(parts: Sequence[tuple[Key, int]], within: Interval) -> list[tuple[Key, int]]:
     """Return the keys and sizes of what of an array's segments lies within an interval."""
     starts = accumulate((size for _, size in parts), initial=0)
-    cut = [
-        (key, (Interval(at, at + size) & within).size) for at, (key, size) in zip(starts, parts, strict=False)
-    ]
-    return [(key, size) for key, size in cut if size]
+    found = [(key, (Interval(at, at + n) & within).size) for at, (key, n) in zip(starts, parts, strict=False)]
+    return [(key, size) for key, size in found if size]
 
 
 def where_of(parts: Sequence[tuple[Key, int]]) -> Where:

@@ -21,13 +21,13 @@ from mpi4py import MPI
 
 LEAST_S, MOST_S = 1e-3, 5e-3
 """Seconds between two calls.  A call takes some 30 us of a core, and where all cores compute, more from them."""
-BUFFERED = 32 << 10
-"""Bytes that the buffers of a socket hold and more: what comes between two calls may be as much."""
+BETWEEN = 32 << 10
+"""Bytes of the slowest links between two calls, about: with 128 KB sockets were full and the wire stood still."""
 
 
 def every_s(beta_s_per_byte: float) -> float:
     """Return the seconds between two calls where the slowest links take so long for a byte."""
-    return min(MOST_S, max(LEAST_S, BUFFERED * beta_s_per_byte))
+    return min(MOST_S, max(LEAST_S, BETWEEN * beta_s_per_byte))
 
 
 class Progress:
