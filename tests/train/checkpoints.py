@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from gridnn.comm.patience import Patience
+from gridnn.comm.sums import Sums
 from gridnn.compute.cpu.engine import Engine
 from gridnn.geometry.grid import Scheme
 from gridnn.geometry.interval import volume
@@ -117,7 +119,7 @@ def ranks_of(
     )
     arenas, layers = [], []
     for rank in range(procs):
-        world: Any = SimpleNamespace(rank=rank, size=procs)
+        world: Any = SimpleNamespace(rank=rank, size=procs, sums=Sums(Patience()))
         arenas.append(Arena(world, placed, config.dtype, config.bucket_bytes, config.cut_optimizer))
         engine = Engine(None)
         layers.append([BatchNormalisation(world, p, config.dtype, {}, engine) for p in norms(placed)])
